@@ -1,0 +1,9 @@
+"""Ask a text-to-image diffusion model once where its words are in a picture, and read the answer in many ways."""
+
+from elbo_core.align import Recipe, align
+from elbo_core.denoiser import load
+from elbo_core.observe import Plan, observe
+from elbo_core.scene import Scene
+from elbo_core.segment import segment
+
+__all__ = ["Plan", "Recipe", "Scene", "align", "load", "observe", "segment"]

@@ -1,0 +1,174 @@
+"""Algorithm 1 of the paper: from an `Observation` to one heatmap per class, calibrated by the alignment score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from elbo_core.attention import CrossAttention, SelfAttention
+from elbo_core.elbo import ESTIMATORS, alignment_score, min_max
+from elbo_core.observe import CaptionAttention, Observation
+
+
+@dataclass(frozen=True)
+class ElboScore:
+    """S = gamma^norm(sum_t w(t) MSE(t)), the weight w by the name of an estimator in `elbo.ESTIMATORS`."""
+
+    estimator: str = "epsilon"
+    gamma: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"unknown estimator {self.estimator!r}; known: {', '.join(ESTIMATORS)}")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must lie in (0, 1], got {self.gamma}")
+
+    def __call__(self, observation: Observation) -> Tensor:
+        """Alignment scores [N] in [gamma, 1]."""
+        weights = ESTIMATORS[self.estimator](observation.schedule, observation.elbo_timesteps)
+        return alignment_score(observation.losses.double() @ weights, self.gamma).float()
+
+
+@dataclass(frozen=True)
+class ConstantScore:
+    """The same score for every class: 1 switches calibration off, 1/2 to 1/4 are the controls of Table VIII."""
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value <= 1:
+            raise ValueError(f"a score must lie in (0, 1], got {self.value}")
+
+    def __call__(self, observation: Observation) -> Tensor:
+        return torch.full((len(observation.classes),), self.value)
+
+
+def gaussian_over_depth(cross: CrossAttention) -> Tensor:
+    """exp(-(l - l0)^2 / (2 * 3^2)) over the layer index, centred on the middle block (`attention_control.py:266-274`)."""
+    depth = torch.arange(len(cross.layers), dtype=torch.float32)
+    middle = [index for index, layer in enumerate(cross.layers) if layer.name.startswith("mid_block")]
+    centre = sum(middle) / len(middle) if middle else (len(cross.layers) - 1) / 2
+    return torch.exp(-((depth - centre) ** 2) / (2 * 3**2))
+
+
+LAYER_WEIGHTS: dict[str, Callable[[CrossAttention], Tensor]] = {
+    "gaussian": gaussian_over_depth,
+    "uniform": lambda cross: torch.ones(len(cross.layers)),
+}
+
+
+def all_finest(attention: SelfAttention) -> list[float]:
+    """1 for every layer of the finest side, else 0."""
+    return [float(layer.side == attention.side) for layer in attention.layers]
+
+
+def last_finest(attention: SelfAttention) -> list[float]:
+    """1 for the finest layers after the last coarser one (the up path of a UNet), else 0; all, if none is coarser."""
+    sides = [layer.side for layer in attention.layers]
+    coarser = [index for index, side in enumerate(sides) if side != attention.side]
+    return [float(index > max(coarser, default=-1)) for index in range(len(sides))]
+
+
+Refinement = Callable[[SelfAttention], list[float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an observation is read. Paper and released code differ; each difference that matters is a field.
+
+    score: the alignment score.
+    layer_weights: of the cross-attention layers, a name in `LAYER_WEIGHTS`.
+    refinements: self-attention matrices applied one after another, each a weighting of the layers.
+    average_maps: average attention over the timesteps first, rather than the results of each.
+    refine_image: refine at image resolution rather than at the attention's.
+    readout: how the classes' heatmaps become comparable, a name in `READOUTS`.
+    """
+
+    score: ElboScore | ConstantScore = ElboScore()
+    layer_weights: str = "gaussian"
+    refinements: tuple[Refinement, ...] = (all_finest, last_finest)
+    average_maps: bool = True
+    refine_image: bool = False
+    readout: str = "min-max"
+
+    @classmethod
+    def reference(cls) -> Recipe:
+        """The released code, which produced the published numbers (`methods.md` 1.6 to 1.9)."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> Recipe:
+        """Algorithm 1 and eq. 4 and 5 to the letter. "Follow [12, 43]" is read as DiffSegmenter's single refinement."""
+        return cls(
+            ElboScore("elbo"), "uniform", (all_finest,), average_maps=False, refine_image=True, readout="softmax"
+        )
+
+    def off(self) -> Recipe:
+        """The same recipe without calibration."""
+        return replace(self, score=ConstantScore(1.0))
+
+
+READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "min-max": lambda heatmaps: min_max(heatmaps, [-2, -1]),
+    "softmax": lambda heatmaps: heatmaps.softmax(dim=0),
+}
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    """values: float32 [N, H, W] in [0, 1], one map per class, on the CPU; scores: the alignment scores S [N]."""
+
+    classes: tuple[str, ...]
+    values: Tensor
+    scores: Tensor
+
+    def mask(self, threshold: float) -> Tensor:
+        """int64 [H, W]: 0 where no class reaches `threshold`, else 1 + the index of the class with the highest value."""
+        best, winner = self.values.max(dim=0)
+        return torch.where(best >= threshold, winner + 1, 0)
+
+
+def align(observation: Observation, recipe: Recipe = Recipe.reference()) -> Heatmaps:
+    """Algorithm 1 on what the model said about one image."""
+    scores = recipe.score(observation)
+    raw = torch.empty(len(observation.classes), *observation.image_size)
+    for attention in observation.attention:
+        index = [observation.classes.index(name) for name in attention.classes]
+        calibrated = calibrate(cross_maps(attention, recipe), scores[index])
+        raw[index] = _refine(calibrated, attention.self_attention, observation.image_size, recipe).cpu()
+    return Heatmaps(observation.classes, READOUTS[recipe.readout](raw), scores)
+
+
+def cross_maps(attention: CaptionAttention, recipe: Recipe) -> Tensor:
+    """The weighted mean over layers of each class's cross-attention, [T or 1, N, M, M]; M is the finest side."""
+    weights = LAYER_WEIGHTS[recipe.layer_weights](attention.cross)
+    side = attention.cross.layers[0].side
+    maps = attention.cross.maps(attention.columns)
+    mean = sum(w * _resize(m, (side, side)) for w, m in zip(weights, maps, strict=True)) / weights.sum()
+    return mean.mean(dim=0, keepdim=True) if recipe.average_maps else mean
+
+
+def calibrate(maps: Tensor, scores: Tensor) -> Tensor:
+    """A <- min-max(A)^(1/S) for maps [T, N, M, M] and scores [N] (Algorithm 1, lines 6 and 7)."""
+    return min_max(maps, [-2, -1]) ** (1 / scores.to(maps))[:, None, None]
+
+
+def _refine(maps: Tensor, attention: SelfAttention, image_size: tuple[int, int], recipe: Recipe) -> Tensor:
+    """Self-attention refinement and enlargement in the recipe's order: [T or 1, N, M, M] -> [N, H, W]."""
+    if recipe.refine_image:
+        maps = _resize(maps, tuple(max(size, attention.side) for size in image_size))
+    for refinement in recipe.refinements:
+        maps = attention.refine(maps, refinement(attention))
+        if recipe.average_maps:
+            maps = maps.mean(dim=0, keepdim=True)
+    return _resize(maps, image_size).mean(dim=0)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

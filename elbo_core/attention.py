@@ -1,0 +1,167 @@
+"""Attention as an operator: seen where it is computed, asked for what is needed, never stored as a matrix.
+
+Every diffusers model ends in `torch.nn.functional.scaled_dot_product_attention`. `AttentionTap` sees each of these
+calls with its final query and key and leaves the model untouched. Later, `softmax(QK^T/sqrt(d)) V` is asked for
+values V of our own choice: one-hot columns give the cross-attention map of chosen tokens, heatmaps give the
+self-attention refinement. Both run through the same fused kernel, so no [pixels, pixels] matrix ever exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from elbo_core.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """The queries and keys of one attention layer, one entry per timestep.
+
+    query: [T, heads, side*side, d], key: [T, heads, M, d], scale: factor on QK^T.
+    """
+
+    name: str
+    side: int
+    query: Tensor
+    key: Tensor
+    scale: float
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """softmax(scale QK^T) V for `values` [M, V] or [T, M, V], averaged over heads: [T, side*side, V] in float32."""
+        heads, width = self.query.shape[1], self.query.shape[-1]
+        values = values.to(self.query.device, torch.float32)
+        values = values.expand(len(self.query), *values.shape[-2:])
+        mixed = [self._attend(block, heads, width) for block in values.split(width, dim=-1)]
+        return torch.cat(mixed, dim=-1)
+
+    def _attend(self, values: Tensor, heads: int, width: int) -> Tensor:
+        """One kernel call. The fused kernels want values as wide as the keys, so narrower ones are padded."""
+        padded = F.pad(values, (0, width - values.shape[-1]))[:, None].expand(-1, heads, -1, -1)
+        mixed = F.scaled_dot_product_attention(self.query.float(), self.key.float(), padded, scale=self.scale)
+        return mixed.mean(dim=1)[..., : values.shape[-1]]
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """All text attention layers of a network in execution order."""
+
+    layers: tuple[AttentionLayer, ...]
+
+    def maps(self, columns: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Per layer the maps [T, N, side, side] of N groups of token columns, each the mean over its columns."""
+        tokens = self.layers[0].key.shape[2]
+        selector = torch.zeros(tokens, len(columns))
+        for group, members in enumerate(columns):
+            selector[list(members), group] = 1 / len(members)
+        return [layer(selector).mT.unflatten(-1, (layer.side, layer.side)) for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """All image attention layers of a network in execution order; `side` is that of the first, the finest."""
+
+    layers: tuple[AttentionLayer, ...]
+
+    @property
+    def side(self) -> int:
+        return self.layers[0].side
+
+    def refine(self, heatmaps: Tensor, weights: Sequence[float]) -> Tensor:
+        """The weighted mean of the layers applied to `heatmaps` [T or 1, N, H, W]: [T, N, H, W].
+
+        A layer of side r stands for its matrix enlarged bilinearly to H x W on both axes, with rows that still sum to
+        one; where r = H = W that is the matrix itself. H and W must not be smaller than r.
+
+        Raises:
+            ValueError: the weights do not match the layers or sum to zero.
+        """
+        if len(weights) != len(self.layers) or not sum(weights):
+            raise ValueError(f"need {len(self.layers)} self-attention weights of non-zero sum, got {list(weights)}")
+        chosen = [(layer, weight) for layer, weight in zip(self.layers, weights, strict=True) if weight]
+        return sum(weight * _apply(layer, heatmaps) for layer, weight in chosen) / sum(weights)
+
+
+def _apply(layer: AttentionLayer, heatmaps: Tensor) -> Tensor:
+    rows, columns = (interpolation_matrix(layer.side, size).to(heatmaps) for size in heatmaps.shape[-2:])  # [H|W, r]
+    pooled = (rows / rows.sum(0)).T @ heatmaps @ (columns / columns.sum(0))  # [T, N, r, r]: each key's mean
+    mixed = layer(pooled.flatten(2).mT).mT.unflatten(-1, (layer.side, layer.side))
+    return rows @ mixed @ columns.T
+
+
+def interpolation_matrix(size: int, target: int) -> Tensor:
+    """The matrix [target, size] of bilinear resizing along one axis (half-pixel centres, no antialiasing)."""
+    return F.interpolate(torch.eye(size)[None], size=target, mode="linear")[0].T
+
+
+class AttentionTap(TorchFunctionMode):
+    """While active, records the query and key of every attention call of `network`; its output does not change.
+
+    with AttentionTap(unet) as tap:
+        unet(noisy, timesteps, text)
+    cross, self_attention = tap.layers(text=True), tap.layers(text=False)
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self._calls: list[tuple[str, bool, Tensor, Tensor, float]] = []
+        self._inside: list[tuple[str, bool]] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> AttentionTap:
+        for name, module in self.network.named_modules():
+            if hasattr(module, "to_q") and hasattr(module, "set_processor"):
+                self._hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+                self._hooks.append(module.register_forward_hook(self._leaving, always_call=True))
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._inside.clear()
+        super().__exit__(*exception)
+
+    def _entering(self, name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            text = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
+            self._inside.append((name, text is not None))
+
+        return hook
+
+    def _leaving(self, *_) -> None:
+        self._inside.pop()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and self._inside:
+            query, key = args[:2]
+            scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
+            self._calls.append((*self._inside[-1], query.detach(), key.detach(), scale))
+        return function(*args, **kwargs)
+
+    def layers(self, text: bool) -> tuple[AttentionLayer, ...]:
+        """The recorded layers that look at the text, or those that look at the image, in execution order. One entry
+        per sample of the batch.
+
+        Raises:
+            UnsupportedModelError: there is none, because the model does not use the fused attention function.
+        """
+        layers = tuple(
+            AttentionLayer(name, math.isqrt(query.shape[2]), query, key, scale)
+            for name, sees_text, query, key, scale in self._calls
+            if sees_text == text
+        )
+        if not layers:
+            raise UnsupportedModelError(
+                f"{type(self.network).__name__} made no {'text' if text else 'image'} attention call through "
+                "scaled_dot_product_attention; call its set_default_attn_processor() first"
+            )
+        return layers

@@ -1,0 +1,87 @@
+"""The held-out data sets of the embedded world, each a small mirror of one of the paper's.
+
+Scenes are drawn from seeds that training never uses. The development split is for every choice that we make, the
+test split for what we report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from elbo_core.captions import Caption
+from elbo_core.scene import Scene
+from elbo_core.toy.describe import TEMPLATE, groups, phrase
+from elbo_core.toy.render import Rendering, render
+from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene
+
+Split = Literal["dev", "test"]
+
+
+@dataclass(frozen=True)
+class ToySet:
+    """mirrors: the paper's data set; labels_stuff: whether stuff classes are candidates and labelled."""
+
+    mirrors: str
+    style: SceneStyle
+    labels_stuff: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES if self.labels_stuff else THINGS
+
+
+TOY_SETS: dict[str, ToySet] = {
+    "toy-voc": ToySet("voc", SceneStyle((1, 3), (18.0, 40.0), class_exponent=0.6), False),
+    "toy-context": ToySet("context", SceneStyle((2, 4), (14.0, 36.0), (2, 2), class_exponent=0.6), True),
+    "toy-coco": ToySet("coco", SceneStyle((3, 6), (5.0, 36.0), class_exponent=0.6, spacing=0.5), False),
+    "toy-ade": ToySet("ade20k", SceneStyle((3, 6), (8.0, 34.0), (2, 2), spacing=0.7), True),
+    "toy-aep": ToySet("aep", SceneStyle((2, 3), (12.0, 34.0), class_exponent=0.6, copies_probability=0.4,
+                                        characteristic_probability=0.3), False),
+}  # fmt: skip
+SPLIT_SEEDS: dict[Split, int] = {"dev": 61, "test": 62}
+
+
+def toy_specs(name: str, split: Split, count: int) -> list[SceneSpec]:
+    """The first `count` scenes of a set, always the same.
+
+    Raises:
+        ValueError: unknown set or split.
+    """
+    if name not in TOY_SETS:
+        raise ValueError(f"unknown toy set {name!r}; known: {', '.join(TOY_SETS)}")
+    if split not in SPLIT_SEEDS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
+    position = list(TOY_SETS).index(name)
+    seeds = [[SPLIT_SEEDS[split], position, index] for index in range(count)]
+    return [sample_scene(np.random.default_rng(seed), TOY_SETS[name].style) for seed in seeds]
+
+
+def toy_scenes(name: str, split: Split = "test", count: int = 96) -> Iterator[Scene]:
+    """The scenes of a set, in order. Candidates are the classes of the label map, in label order (as in the paper)."""
+    for index, spec in enumerate(toy_specs(name, split, count)):
+        scene = toy_scene(render(spec), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
+        yield replace(scene, caption=attributed(spec, scene.classes)) if name == "toy-aep" else scene
+
+
+def toy_scene(rendering: Rendering, scene_id: str, labels_stuff: bool = False) -> Scene:
+    """A rendering as a `Scene`; what is entirely hidden is no candidate."""
+    label_map = rendering.all_labels if labels_stuff else rendering.thing_labels
+    labels = tuple(int(label) for label in np.unique(label_map) if label)
+    image = torch.from_numpy(rendering.image).permute(2, 0, 1).float() / 255
+    return Scene(image, tuple(CLASSES[k - 1] for k in labels), scene_id, label_map=label_map, labels=labels)
+
+
+def attributed(spec: SceneSpec, classes: tuple[str, ...]) -> Caption:
+    """ "a photo of p1, p2, ..." with a full noun phrase per class; a class's own word is the noun, plural or not."""
+    text, spans = TEMPLATE.format(""), {}
+    for group in groups(spec):
+        if group[0].name in classes:
+            text += (", " if spans else "") + phrase(group)
+            noun = phrase(group).rsplit(" ", 1)[-1]
+            spans[group[0].name] = ((len(text) - len(noun), len(text)),)
+    return Caption(text, spans)

@@ -1,0 +1,13 @@
+"""Errors that a caller may want to tell apart. Bad values raise `ValueError`, bad types `TypeError`."""
+
+
+class UnsupportedModelError(TypeError):
+    """A pipeline or network that the companion cannot observe."""
+
+
+class ImageReadError(OSError):
+    """A file that is not a readable image."""
+
+
+class ModelOutputError(ArithmeticError):
+    """A network returned NaN or infinity."""

@@ -1,0 +1,123 @@
+"""Ask the model once: everything that it can say about one image, collected in an `Observation`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elbo_core import elbo
+from elbo_core.attention import AttentionLayer, CrossAttention, SelfAttention
+from elbo_core.captions import Caption, list_captions, split, token_columns
+from elbo_core.denoiser import Denoiser
+from elbo_core.scene import Scene
+from elbo_core.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to ask. The defaults are those of the released code (`methods.md` 0)."""
+
+    elbo_timesteps: tuple[int, ...] = tuple(range(1, 999, 50))
+    attention_timesteps: tuple[int, ...] = tuple(range(20, 201, 20))
+    elbo_template: str = "a photo of {}"
+    seed: int = 4307
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.elbo_timesteps or not self.attention_timesteps:
+            raise ValueError("a plan needs at least one ELBO timestep and one attention timestep")
+
+    @classmethod
+    def paper(cls) -> Plan:
+        """The paper's text, literally: the bare class as condition, 20 timesteps evenly in [0, 1], 10 in [0, 0.2]."""
+        return cls(tuple(range(25, 1000, 50)), tuple(range(10, 200, 20)), elbo_template="{}")
+
+
+@dataclass(frozen=True)
+class CaptionAttention:
+    """The attention of one caption: its classes, their token columns, and the operators over all timesteps."""
+
+    classes: tuple[str, ...]
+    columns: tuple[tuple[int, ...], ...]
+    cross: CrossAttention
+    self_attention: SelfAttention
+
+
+@dataclass(frozen=True)
+class Observation:
+    """losses: epsilon-MSE, float32 [N, T], of each class at each of `elbo_timesteps` [T].
+
+    attention: one entry per caption; together they name every class once. image_size: (H, W) of the picture.
+    """
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    schedule: NoiseSchedule
+    elbo_timesteps: Tensor
+    losses: Tensor
+    attention: tuple[CaptionAttention, ...]
+
+
+def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan()) -> Observation:
+    """Run the network on one scene: N * T passes for the losses, T' per caption for the attention."""
+    latents = denoiser.encode_image(scene.image)
+    return Observation(
+        classes=scene.classes,
+        image_size=tuple(scene.image.shape[1:]),
+        schedule=denoiser.schedule,
+        elbo_timesteps=torch.tensor(plan.elbo_timesteps),
+        losses=_losses(denoiser, scene, latents, plan),
+        attention=_attention(denoiser, scene, latents, plan),
+    )
+
+
+def _noise(latents: Tensor, scene: Scene, purpose: str, timesteps: Sequence[int], plan: Plan) -> Tensor:
+    return elbo.keyed_noise(latents.shape, plan.seed, scene.id, purpose, timesteps).to(latents.device)
+
+
+def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> Tensor:
+    noise = _noise(latents, scene, "elbo", plan.elbo_timesteps, plan)
+    texts = denoiser.encode_text([plan.elbo_template.format(name) for name in scene.classes])
+    timesteps = torch.tensor(plan.elbo_timesteps)
+    return elbo.class_losses(denoiser, latents, texts, noise, timesteps, plan.batch_size).cpu()
+
+
+def _attention(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> tuple[CaptionAttention, ...]:
+    captions = split(scene.caption, denoiser.fits) if scene.caption else list_captions(scene.classes, denoiser.fits)
+    noise = _noise(latents, scene, "attention", plan.attention_timesteps, plan)
+    timesteps = torch.tensor(plan.attention_timesteps)
+    noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
+    return tuple(_attend(denoiser, caption, noisy, timesteps, plan.batch_size) for caption in captions)
+
+
+def _attend(
+    denoiser: Denoiser, caption: Caption, noisy: Tensor, timesteps: Tensor, batch_size: int
+) -> CaptionAttention:
+    columns = token_columns(caption, denoiser.tokenizer)
+    text = denoiser.encode_text([caption.text])
+    blocks = zip(noisy.split(batch_size), timesteps.split(batch_size), strict=True)
+    passes = [denoiser.attend(z, t, text.expand(len(z), -1, -1)) for z, t in blocks]
+    cross, self_attention = zip(*passes, strict=True)
+    return CaptionAttention(
+        classes=caption.classes,
+        columns=tuple(columns[name] for name in caption.classes),
+        cross=CrossAttention(_join([operator.layers for operator in cross])),
+        self_attention=SelfAttention(_join([operator.layers for operator in self_attention])),
+    )
+
+
+def _join(passes: Sequence[tuple[AttentionLayer, ...]]) -> tuple[AttentionLayer, ...]:
+    """The layers of several passes with their timesteps one after another."""
+    return tuple(
+        AttentionLayer(
+            layers[0].name,
+            layers[0].side,
+            torch.cat([layer.query for layer in layers]),
+            torch.cat([layer.key for layer in layers]),
+            layers[0].scale,
+        )
+        for layers in zip(*passes, strict=True)
+    )

@@ -1,0 +1,123 @@
+"""One training loop for all toy models: resumable, with an exponential moving average and a recorded loss curve."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+LossFunction = Callable[[int, np.random.Generator, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train. The learning rate warms up linearly and then falls along a cosine to zero."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+    checkpoint_every: int = 500
+    seed: int = 4307
+
+    def rate(self, step: int) -> float:
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return min((step + 1) / self.warmup, 0.5 * (1 + np.cos(np.pi * max(progress, 0.0))))
+
+
+@dataclass(frozen=True)
+class History:
+    """What a finished training leaves behind: the loss of every step and the seconds it took."""
+
+    losses: list[float]
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rounded = [round(loss, 5) for loss in self.losses]
+        path.write_text(json.dumps({"seconds": round(self.seconds), "losses": rounded}))
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, folder: Path) -> History:
+    """Train `model` in place; on return it holds the averaged weights.
+
+    Every step draws from generators seeded by (seed, step) alone, so a run that is killed and started again with
+    the same `folder` continues as if nothing had happened.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_warm_average(plan.ema_decay))
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
+    checkpoint = folder / f"{name}.pt"
+    losses, seconds = _restore(checkpoint, state)
+    started = time.monotonic() - seconds
+    model.train()
+    bar = tqdm(range(len(losses), plan.steps), initial=len(losses), total=plan.steps, desc=name, mininterval=10)
+    for step in bar:
+        losses.append(_step(loss_function, optimizer, schedule, plan.seed, step))
+        average.update_parameters(model)
+        bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
+        if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
+            _store(checkpoint, state, losses, time.monotonic() - started)
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return History(losses, time.monotonic() - started if losses else 0.0)
+
+
+def _step(loss_function: LossFunction, optimizer, schedule, seed: int, step: int) -> float:
+    numbers = np.random.default_rng([seed, step])
+    loss = loss_function(step, numbers, torch.Generator().manual_seed(int(numbers.integers(2**62))))
+    loss.backward()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss.item()} at step {step}; lower the learning rate")
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def _warm_average(decay: float):
+    """EMA whose decay grows from 0 to `decay`, so that the random start is forgotten quickly."""
+
+    def update(averaged, current, count):
+        weight = min(decay, (1 + float(count)) / (10 + float(count)))
+        torch._foreach_lerp_(averaged, current, 1 - weight)
+
+    return update
+
+
+def _store(path: Path, state: dict, losses: list[float], seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {key: value.state_dict() for key, value in state.items()}
+    partial = path.with_suffix(".partial")
+    torch.save(content | {"losses": losses, "seconds": seconds}, partial)
+    partial.replace(path)
+
+
+def _restore(path: Path, state: dict) -> tuple[list[float], float]:
+    if not path.exists():
+        return [], 0.0
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key, value in state.items():
+        value.load_state_dict(content[key])
+    return content["losses"], content["seconds"]
+
+
+def autocast(device: torch.device):
+    """bfloat16 mixed precision where it pays (CUDA, and CPUs with native bfloat16), else full precision."""
+    supported = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16) if supported else nullcontext()

@@ -1,0 +1,123 @@
+"""The toy Stable Diffusion: a small `UNet2DConditionModel` on the latents of the toy VAE, steered by the toy CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from elbo_core.schedule import NoiseSchedule, broadcast
+from elbo_core.toy.corpus import TrainingSet
+from elbo_core.toy.describe import random_caption
+from elbo_core.toy.fit import History, Plan, autocast, fit, pick_device
+from elbo_core.toy.train_vae import to_tensor
+
+PLAN = Plan(steps=12_000, learning_rate=1e-3, warmup=300, ema_decay=0.999)
+BATCH, CAPTION_DROPOUT = 64, 0.1
+EASY_SHARE, EASY_CLASSES = 0.3, 2
+"""Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
+MAX_WEIGHT = 20.0
+
+
+def build_unet(cross_attention_dim: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(48, 96, 192),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=2,
+        norm_num_groups=16,
+        cross_attention_dim=cross_attention_dim,
+    )
+
+
+def build_scheduler() -> PNDMScheduler:
+    """The scheduler of Stable Diffusion 1.x."""
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+@torch.no_grad()
+def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
+    """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once and cached on disk."""
+    path = cache / f"latents-{len(corpus.images)}.npy"
+    if not path.exists():
+        device = next(vae.parameters()).device
+        latents = []
+        for start in tqdm(range(0, len(corpus.images), 50), desc="encode training scenes", mininterval=10):
+            with autocast(device):
+                mean = vae.encode(to_tensor(corpus.images[start : start + 50]).to(device)).latent_dist.mean
+            latents.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
+        np.save(path, np.concatenate(latents))
+    return np.load(path)
+
+
+def diffusion_loss(
+    unet: UNet2DConditionModel, schedule: NoiseSchedule, latents: Tensor, text: Tensor, generator: torch.Generator
+) -> Tensor:
+    """epsilon-MSE of latents [B, 4, 16, 16] under text [B, 77, d], weighted by min(1/alpha^2, 20).
+
+    The plain loss spends itself on nearly clean latents, where text says nothing. The weight turns it into the loss
+    of v-prediction, so that the noisy end, where a word decides what to draw, is learnt too.
+    """
+    device = latents.device
+    timesteps = torch.randint(0, len(schedule), (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    alpha, sigma = schedule.at(timesteps)
+    noisy = broadcast(alpha, latents) * latents + broadcast(sigma, latents) * noise
+    with autocast(device):
+        output = unet(noisy, timesteps.to(device), text).sample
+    error = (output.float() - noise).square().flatten(1).mean(dim=1)
+    return (error * broadcast(alpha**-2, error).clamp(max=MAX_WEIGHT)).mean()
+
+
+def train_unet(
+    latents: np.ndarray, corpus: TrainingSet, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, checkpoints: Path,
+    plan: Plan = PLAN, name: str = "toy-sd15",
+) -> tuple[UNet2DConditionModel, History]:  # fmt: skip
+    device = pick_device()
+    torch.manual_seed(plan.seed)
+    unet = build_unet(text_encoder.config.hidden_size).to(device)
+    unet.set_attn_processor(AttnProcessor())  # on CPU its backward pass is faster than the fused kernel's
+    schedule = NoiseSchedule.of(build_scheduler())
+    counts = np.array([len({thing.name for thing in spec.things}) for spec in corpus.specs])
+    easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
+
+    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        at_first = step < EASY_SHARE * plan.steps
+        index = rng.choice(easy if at_first else everything, BATCH, replace=False)
+        captions = [random_caption(rng, corpus.specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
+        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
+        tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.to(device)
+        with torch.no_grad(), autocast(device):
+            text = text_encoder(tokens).last_hidden_state
+        batch = torch.from_numpy(latents[index]).float().to(device)
+        return diffusion_loss(unet, schedule, batch, text, generator)
+
+    history = fit(name, unet, loss, plan, checkpoints)
+    unet.set_attn_processor(AttnProcessor2_0())
+    return unet, history
+
+
+def build_pipeline(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip

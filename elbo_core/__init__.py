@@ -1,5 +1,10 @@
 """Ask a text-to-image diffusion model once where its words are in a picture, and read the answer in many ways."""
 
+import os
+
+# diffusers' imports announce that transformers lacks torchvision, which nothing here uses.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
 from elbo_core.align import Recipe, align
 from elbo_core.denoiser import load
 from elbo_core.observe import Plan, observe

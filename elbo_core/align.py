@@ -48,7 +48,10 @@ class ConstantScore:
 
 
 def gaussian_over_depth(cross: CrossAttention) -> Tensor:
-    """exp(-(l - l0)^2 / (2 * 3^2)) over the layer index, centred on the middle block (`attention_control.py:266-274`)."""
+    """exp(-(l - l0)^2 / (2 * 3^2)) over the layer index, centred on the middle block.
+
+    Source: `utils/attention_control.py:266-274` of the released code.
+    """
     depth = torch.arange(len(cross.layers), dtype=torch.float32)
     middle = [index for index, layer in enumerate(cross.layers) if layer.name.startswith("mid_block")]
     centre = sum(middle) / len(middle) if middle else (len(cross.layers) - 1) / 2
@@ -97,7 +100,7 @@ class Recipe:
 
     @classmethod
     def reference(cls) -> Recipe:
-        """The released code, which produced the published numbers (`methods.md` 1.6 to 1.9)."""
+        """The released code (VCG-team/elbo-t2ialign, `run_segmentation.py`), which produced the published numbers."""
         return cls()
 
     @classmethod
@@ -120,14 +123,14 @@ READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Heatmaps:
-    """values: float32 [N, H, W] in [0, 1], one map per class, on the CPU; scores: the alignment scores S [N]."""
+    """values: float32 [N, H, W] in [0, 1], a map per class, on the CPU; scores: the alignment scores S [N]."""
 
     classes: tuple[str, ...]
     values: Tensor
     scores: Tensor
 
     def mask(self, threshold: float) -> Tensor:
-        """int64 [H, W]: 0 where no class reaches `threshold`, else 1 + the index of the class with the highest value."""
+        """int64 [H, W]: 0 where no class reaches `threshold`, else 1 + the index of the highest class."""
         best, winner = self.values.max(dim=0)
         return torch.where(best >= threshold, winner + 1, 0)
 

@@ -39,7 +39,8 @@ class Denoiser:
         self.schedule = NoiseSchedule.of(pipeline.scheduler)
         self.prediction_type: str = pipeline.scheduler.config.prediction_type
         self.image_size: int = pipeline.vae.config.sample_size
-        pipeline.vae.eval().to(torch.float32)
+        if pipeline.vae.eval().dtype != torch.float32:
+            pipeline.vae.to(torch.float32)  # half precision overflows in the decoder
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +54,8 @@ class Denoiser:
     def encode_image(self, image: Tensor) -> Tensor:
         """An image [3, H, W] in [0, 1] of any size -> its latents [C, R/8, R/8] in float32, the posterior mean.
 
-        The image is squashed to R x R, as the released code does (`methods.md` 1.2)."""
+        The image is squashed to R x R, as the released code does (`utils/diffusion.py:112-124`).
+        """
         vae = self.pipeline.vae
         pixels = to_network_range(image, self.image_size).to(self.device)
         mean = vae.encode(pixels[None]).latent_dist.mean[0]
@@ -86,7 +88,7 @@ class Denoiser:
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The network's estimate of the noise, float32 [B, C, h, w], without guidance, whatever it was trained to predict.
+        """The noise estimate, float32 [B, C, h, w], without guidance, whatever the network was trained to predict.
 
         Raises:
             ModelOutputError: the network returned NaN or infinity.
@@ -132,7 +134,7 @@ def load(model: str | os.PathLike, device: str | None = None, dtype: torch.dtype
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = DiffusionPipeline.from_pretrained(
-        locate(model), torch_dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+        locate(model), dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return wrap(pipeline.to(device), str(model))

@@ -69,10 +69,16 @@ def class_losses(
     return torch.cat(losses).view(len(texts), len(timesteps))
 
 
+ROUNDING = 2e-6
+"""Relative differences below this are the rounding of single precision, not information."""
+
+
 def min_max(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """Scale to [0, 1] over `dims`; what is constant there becomes 0, never NaN."""
+    """Scale to [0, 1] over `dims`; what is constant there, up to rounding, becomes 0, never NaN or amplified noise."""
     low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
-    return torch.where(high > low, (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+    spread = high - low
+    varies = spread > ROUNDING * torch.maximum(low.abs(), high.abs())
+    return torch.where(varies, (values - low) / torch.where(varies, spread, 1.0), 0.0)
 
 
 def alignment_score(class_loss: Tensor, gamma: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Union
 
 import numpy as np
 import torch
@@ -12,11 +11,13 @@ from torch import Tensor
 
 from elbo_core.errors import ImageReadError
 
-ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray, Tensor]
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 def read_image(image: ImageLike) -> Tensor:
-    """A file name, PIL image, uint8 array [H, W], [H, W, 3|4], or tensor [3, H, W] in [0, 1] -> float32 [3, H, W] in [0, 1].
+    """Any picture -> float32 [3, H, W] in [0, 1].
+
+    Takes a file name, a PIL image, a uint8 array [H, W] or [H, W, 3|4], or a tensor [3, H, W] in [0, 1].
 
     EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to its full range.
 

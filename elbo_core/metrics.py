@@ -66,7 +66,7 @@ def stack(counts: Sequence[Counts]) -> Counts:
 
 
 def confusion(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At each of the 99 thresholds the pixels predicted and rightly predicted, [..., K + 1, 99], and true [..., K + 1]."""
+    """Pixels predicted and rightly predicted at each threshold, [..., K + 1, 99], and true, [..., K + 1]."""
     predicted = _at_least(counts.won)
     right = _at_least(counts.right)
     everything = counts.won.sum(axis=(-1, -2))[..., None]

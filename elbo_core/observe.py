@@ -18,7 +18,7 @@ from elbo_core.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask. The defaults are those of the released code (`methods.md` 0)."""
+    """What to ask. The defaults are those of the released code (`configs/run_segmentation.yaml`)."""
 
     elbo_timesteps: tuple[int, ...] = tuple(range(1, 999, 50))
     attention_timesteps: tuple[int, ...] = tuple(range(20, 201, 20))
@@ -87,18 +87,17 @@ def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> Te
 
 def _attention(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> tuple[CaptionAttention, ...]:
     captions = split(scene.caption, denoiser.fits) if scene.caption else list_captions(scene.classes, denoiser.fits)
+    return tuple(attend_caption(denoiser, caption, scene, latents, plan) for caption in captions)
+
+
+def attend_caption(denoiser: Denoiser, caption: Caption, scene: Scene, latents: Tensor, plan: Plan) -> CaptionAttention:
+    """The attention of one caption over the plan's timesteps, for a scene's latents [C, h, w]."""
     noise = _noise(latents, scene, "attention", plan.attention_timesteps, plan)
     timesteps = torch.tensor(plan.attention_timesteps)
     noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
-    return tuple(_attend(denoiser, caption, noisy, timesteps, plan.batch_size) for caption in captions)
-
-
-def _attend(
-    denoiser: Denoiser, caption: Caption, noisy: Tensor, timesteps: Tensor, batch_size: int
-) -> CaptionAttention:
     columns = token_columns(caption, denoiser.tokenizer)
     text = denoiser.encode_text([caption.text])
-    blocks = zip(noisy.split(batch_size), timesteps.split(batch_size), strict=True)
+    blocks = zip(noisy.split(plan.batch_size), timesteps.split(plan.batch_size), strict=True)
     passes = [denoiser.attend(z, t, text.expand(len(z), -1, -1)) for z, t in blocks]
     cross, self_attention = zip(*passes, strict=True)
     return CaptionAttention(

@@ -1,4 +1,7 @@
-"""The noise schedule of a diffusers scheduler: z_t = alpha(t) x + sigma(t) epsilon, log-SNR lambda = ln(alpha^2/sigma^2)."""
+"""The noise schedule of a diffusers scheduler: z_t = alpha(t) x + sigma(t) epsilon.
+
+Its log-SNR is lambda(t) = ln(alpha^2 / sigma^2).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class NoiseSchedule:
         return 2 * (alpha.log() - sigma.log())
 
     def log_snr_slope(self, timesteps: Tensor) -> Tensor:
-        """d lambda / dt for t running over [0, 1], by central differences on the timestep grid (one-sided at its ends)."""
+        """d lambda / dt for t over [0, 1], by central differences on the timestep grid (one-sided at its ends)."""
         last = len(self) - 1
         after, before = (timesteps + 1).clamp(max=last), (timesteps - 1).clamp(min=0)
         return (self.log_snr(after) - self.log_snr(before)) / (after - before) * len(self)

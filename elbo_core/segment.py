@@ -41,8 +41,8 @@ def segment(
     Without a `caption` the model is shown "a photo of c1, c2, ..."; one of your own must name every class.
 
     Raises:
-        ImageReadError, ValueError, UnsupportedModelError: for a bad picture, class list, caption or model; see `Scene.of`
-        and `load`.
+        ImageReadError, ValueError, UnsupportedModelError: for a bad picture, class list, caption or model; see
+            `Scene.of` and `load`.
     """
     denoiser = load(model) if isinstance(model, str) else model
     scene = Scene.of(image, classes, caption)

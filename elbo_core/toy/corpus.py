@@ -13,36 +13,43 @@ from elbo_core.toy.world import IMAGE_SIZE, SceneSpec, SceneStyle, sample_scene
 
 TRAINING_STYLE = SceneStyle(single_probability=0.25)
 TRAINING_SEED, TRAINING_SCENES = 20_250_609, 40_000
+SHAPE_STYLE = SceneStyle(
+    (1, 2), (12.0, 40.0), class_exponent=0.0, characteristic_probability=0.0, single_probability=0.6
+)
+SHAPE_SEED, SHAPE_SCENES = 20_250_610, 16_000
+"""A second set for the toy CLIP: things equally often and in any colour, so that only shape tells them apart."""
 
 
-def training_scene(index: int, style: SceneStyle = TRAINING_STYLE) -> SceneSpec:
-    """Scene `index` of the endless training stream. Held-out sets draw from other seeds (`datasets.toy`)."""
-    return sample_scene(np.random.default_rng([TRAINING_SEED, index]), style)
+def training_scene(index: int, style: SceneStyle = TRAINING_STYLE, seed: int = TRAINING_SEED) -> SceneSpec:
+    """Scene `index` of an endless training stream. Held-out sets draw from other seeds (`datasets.toy`)."""
+    return sample_scene(np.random.default_rng([seed, index]), style)
 
 
-def _training_image(index: int) -> np.ndarray:
-    return render(training_scene(index)).image
+def _image(spec: SceneSpec) -> np.ndarray:
+    return render(spec).image
 
 
 class TrainingSet:
     """`images`: uint8 memory map [count, 128, 128, 3]; `specs`: their scenes."""
 
-    def __init__(self, cache: Path, count: int = TRAINING_SCENES, processes: int = 2):
-        self.specs = [training_scene(index) for index in range(count)]
-        path = cache / f"train-{TRAINING_SEED}-{count}.npy"
+    def __init__(
+        self, cache: Path, count: int = TRAINING_SCENES, style: SceneStyle = TRAINING_STYLE, seed: int = TRAINING_SEED
+    ):
+        self.specs = [training_scene(index, style, seed) for index in range(count)]
+        path = cache / f"train-{seed}-{count}.npy"
         if not path.exists():
-            self._render(path, count, processes)
+            _render(self.specs, path)
         self.images = np.load(path, mmap_mode="r")
 
-    @staticmethod
-    def _render(path: Path, count: int, processes: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        with Pool(processes) as pool:
-            rendered = pool.imap(_training_image, range(count), chunksize=64)
-            for index, image in enumerate(tqdm(rendered, total=count, desc="render training scenes")):
-                images[index] = image
-        images.flush()
-        partial.rename(path)
+
+def _render(specs: list[SceneSpec], path: Path, processes: int = 2) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    shape = (len(specs), IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    with Pool(processes) as pool:
+        rendered = pool.imap(_image, specs, chunksize=64)
+        for index, image in enumerate(tqdm(rendered, total=len(specs), desc="render training scenes", mininterval=5)):
+            images[index] = image
+    images.flush()
+    partial.rename(path)

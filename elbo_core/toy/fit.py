@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ class Plan:
 
     def rate(self, step: int) -> float:
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return min((step + 1) / self.warmup, 0.5 * (1 + np.cos(np.pi * max(progress, 0.0))))
+        return min((step + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * max(progress, 0.0))))
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,14 @@ class History:
     losses: list[float]
     seconds: float
 
-    def save(self, path: Path) -> None:
+    def windowed(self, window: int) -> list[float]:
+        """The mean loss of every `window` steps."""
+        return [float(np.mean(self.losses[i : i + window])) for i in range(0, len(self.losses), window)]
+
+    def save(self, path: Path, window: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rounded = [round(loss, 5) for loss in self.losses]
-        path.write_text(json.dumps({"seconds": round(self.seconds), "losses": rounded}))
+        means = [round(loss, 5) for loss in self.windowed(window)]
+        path.write_text(json.dumps({"seconds": round(self.seconds), "window": window, "losses": means}))
 
 
 def pick_device() -> torch.device:
@@ -57,7 +62,7 @@ def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, fo
     Every step draws from generators seeded by (seed, step) alone, so a run that is killed and started again with
     the same `folder` continues as if nothing had happened.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_warm_average(plan.ema_decay))
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}

@@ -46,7 +46,10 @@ class Rendering:
 
 
 def render(spec: SceneSpec) -> Rendering:
-    """Draw `spec`: stuff first, then things from back to front. A pixel belongs to the frontmost thing that covers half of it."""
+    """Draw `spec`: stuff first, then things from back to front.
+
+    A pixel belongs to the frontmost thing that covers more than half of it.
+    """
     rng = np.random.default_rng(spec.seed)
     canvas, stuff_labels = _draw_stuff(spec, rng)
     instances = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)

@@ -18,6 +18,7 @@ from elbo_core.toy.train_vae import to_tensor
 from elbo_core.toy.world import IMAGE_SIZE
 
 PLAN = Plan(steps=2600, learning_rate=1e-3, warmup=200, weight_decay=0.1)
+VISION_PLAN = Plan(steps=3000, learning_rate=8e-4, warmup=100, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
 MODEL_MAX_LENGTH = 77
 
@@ -93,21 +94,55 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 
 def train_clip(corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPTokenizer, History]:
-    device = pick_device()
+    """First stage: both towers on the scenes and captions that the diffusion models see."""
     torch.manual_seed(plan.seed)
     tokenizer = build_tokenizer()
-    clip = build_clip(tokenizer).to(device)
+    clip = build_clip(tokenizer).to(pick_device())
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        index = np.sort(rng.choice(len(corpus.images), BATCH, replace=False))
-        captions = [random_caption(rng, corpus.specs[i], incomplete=0.05) for i in index]
-        tokens = tokenizer(captions, padding=True, return_tensors="pt").to(device)
-        with autocast(device):
-            pixels = augment(corpus.images[index], rng).to(device)
-            return clip(**tokens, pixel_values=pixels, return_loss=True).loss.float()
+        return _contrast(clip, tokenizer, *_draw(corpus, BATCH, rng), rng)
 
-    history = fit("clip", clip, loss, plan, checkpoints)
-    return clip, tokenizer, history
+    return clip, tokenizer, fit("clip", clip, loss, plan, checkpoints)
+
+
+def train_vision(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, shapes: TrainingSet, checkpoints: Path,
+    plan: Plan = VISION_PLAN,
+) -> History:  # fmt: skip
+    """Second stage: the text tower is locked, the vision tower learns shape.
+
+    In the first stage characteristic colours explain most of a caption, and the vision tower stops at them. Here
+    two thirds of a batch are scenes in which colour says nothing, and half of the batches are blurred, as decoded
+    latents are.
+    """
+    clip.text_model.requires_grad_(False)
+    clip.text_projection.requires_grad_(False)
+
+    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        pictures, captions = _draw(shapes, 2 * BATCH // 3, rng)
+        more_pictures, more_captions = _draw(corpus, BATCH // 3, rng)
+        return _contrast(clip, tokenizer, np.concatenate([pictures, more_pictures]), captions + more_captions, rng,
+                         blur=bool(rng.random() < 0.5))  # fmt: skip
+
+    return fit("clip-vision", clip, loss, plan, checkpoints)
+
+
+def _draw(corpus: TrainingSet, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    index = np.sort(rng.choice(len(corpus.images), count, replace=False))
+    return corpus.images[index], [random_caption(rng, corpus.specs[i], incomplete=0.05) for i in index]
+
+
+def _contrast(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, captions: list[str], rng: np.random.Generator,
+    blur: bool = False,
+) -> Tensor:  # fmt: skip
+    device = clip.device
+    tokens = tokenizer(captions, padding=True, return_tensors="pt").to(device)
+    pixels = augment(images, rng)
+    if blur:
+        pixels = F.interpolate(F.avg_pool2d(pixels, 3), size=IMAGE_SIZE, mode="bilinear")
+    with autocast(device):
+        return clip(**tokens, pixel_values=pixels.to(device), return_loss=True).loss.float()
 
 
 @torch.no_grad()

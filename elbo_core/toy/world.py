@@ -65,7 +65,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """A scene: `things` from back to front, `stuff` from top to bottom (one or two), the horizon as a share of height."""
+    """`things` from back to front, one or two `stuff` from top to bottom, the horizon as a share of height."""
 
     things: tuple[Thing, ...]
     stuff: tuple[str, ...]

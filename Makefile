@@ -1,0 +1,76 @@
+# Everything that a reader needs; `make` alone lists it. Works with `make -C "/some where/else"` too.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PROFILE ?= toy
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+TABLES := $(filter notebooks/%,$(shell grep -l '"writes-tables"' $(NOTEBOOKS) 2>/dev/null))
+CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
+
+# The active conda environment, if there is one with our packages in mind; else .venv, made on first use.
+ifdef CONDA_PREFIX
+ENV := build/conda.installed
+PYTHON := $(CONDA_PREFIX)/bin/python
+else
+ENV := .venv/installed
+PYTHON := .venv/bin/python
+endif
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help env tables notebooks test lab models bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "Options: PROFILE=smoke|toy (now $(PROFILE))"
+
+env: $(ENV) ## build the environment (.venv, or the active conda one)
+
+.venv/installed: requirements.lock pyproject.toml
+	test -x .venv/bin/python || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+build/conda.installed: requirements.lock pyproject.toml
+	mkdir -p build
+	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+tables: $(TABLES:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb) ## regenerate figures/<profile>/table_* and figure_*
+
+# papermill writes to a .partial file: a notebook that fails never looks up to date.
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(CODE) | $(ENV)
+	mkdir -p "$(@D)"
+	"$(PYTHON)" -m papermill --cwd notebooks --kernel python3 --log-output --no-progress-bar --start-timeout 180 \
+		-r profile $(PROFILE) "$<" "$(@:.ipynb=.partial.ipynb)"
+	"$(PYTHON)" -m nbconvert --to html --log-level WARN --output "$(basename $(@F))" "$(@:.ipynb=.partial.ipynb)"
+	mv "$(@:.ipynb=.partial.ipynb)" "$@"
+
+notebooks: $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb) ## run all notebooks and refresh their committed outputs
+	"$(PYTHON)" -m elbo_core.experiments.notebooks $(foreach path,$^,"$(path)")
+
+test: | $(ENV) ## pytest, then every notebook as `smoke`
+	"$(PYTHON)" -m ruff format --check .
+	"$(PYTHON)" -m ruff check .
+	"$(PYTHON)" -m pytest tests
+	ELBO_PROFILE=smoke TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval_sanitize.cfg \
+		--nbval-cell-timeout 300 -p no:cacheprovider notebooks
+
+lab: | $(ENV) ## open JupyterLab on the first notebook
+	"$(PYTHON)" -m jupyterlab notebooks/00_start_here.ipynb
+
+models: | $(ENV) ## train the embedded world's models from scratch (hours on a CPU; resumes)
+	"$(PYTHON)" -m elbo_core.toy.train
+
+bench: | $(ENV) ## milliseconds per image: encode, losses, attention, readout
+	"$(PYTHON)" tests/benchmarks/bench_segment.py
+
+clean: ## remove executed notebooks, caches and checkpoints (not the environment, not the results)
+	rm -rf build .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""Tables: tidy CSV first, Markdown and LaTeX from it, the paper's number always beside ours."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from elbo_core.paths import DATA, FIGURES
+
+COLUMNS = ["model", "dataset", "row", "metric", "paper", "ours", "low", "high", "n_images"]
+DATASET_ORDER = ("voc", "context", "coco", "ade20k")
+
+
+@functools.cache
+def reported() -> dict:
+    """Every number of the paper, as in `data/paper/reported.yaml`."""
+    return yaml.safe_load((DATA / "paper" / "reported.yaml").read_text())
+
+
+def paper_miou(table: str, model: str, row: str, dataset: str) -> float:
+    """The paper's mIoU in percent, or NaN where it has no such row."""
+    rows = reported()[table].get(model, {})
+    return rows[row][DATASET_ORDER.index(dataset)] if row in rows else float("nan")
+
+
+def paper_gain(table: str, model: str, row: str, dataset: str) -> float:
+    """The paper's difference in mIoU between `row` and "off", or NaN where it has no such row."""
+    return paper_miou(table, model, row, dataset) - paper_miou(table, model, "off", dataset)
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns in the common order, numbers rounded to 0.01.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    missing = set(COLUMNS) - set(frame.columns)
+    if missing:
+        raise ValueError(f"a tidy table needs the columns {sorted(missing)} too")
+    return frame[COLUMNS].round({"paper": 2, "ours": 2, "low": 2, "high": 2}).reset_index(drop=True)
+
+
+def pivot(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One line per model and row, one column per data set: "ours [low, high] (paper)"."""
+    chosen = frame[frame.metric == metric]
+    cells = chosen.assign(cell=chosen.apply(_cell, axis=1))
+    table = cells.pivot(index=["model", "row"], columns="dataset", values="cell")
+    order = chosen[["model", "row"]].drop_duplicates().itertuples(index=False, name=None)
+    return table.reindex(index=pd.MultiIndex.from_tuples(order, names=["model", "row"]))[list(chosen.dataset.unique())]
+
+
+def _cell(line: pd.Series) -> str:
+    signed = "+" if line.metric.endswith("gain") else ""
+    ours = f"{line.ours:{signed}.1f} [{line.low:{signed}.1f}, {line.high:{signed}.1f}]"
+    return ours if pd.isna(line.paper) else f"{ours} ({line.paper:{signed}.1f})"
+
+
+def write_table(frame: pd.DataFrame, name: str, profile: str, caption: str, figures: Path = FIGURES) -> list[Path]:
+    """Write `figures/<profile>/<name>.{csv,md,tex}`; equal numbers give equal bytes."""
+    folder = figures / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "tex")]
+    frame = tidy(frame)
+    metrics = frame.metric.unique()
+    frame.to_csv(paths[0], index=False, float_format="%.2f", lineterminator="\n")
+    parts = [f"**{metric}**\n\n{pivot(frame, metric).reset_index().to_markdown(index=False)}" for metric in metrics]
+    paths[1].write_text(f"{caption}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    blocks = [f"% {metric}\n{_latex(pivot(frame, metric))}" for metric in metrics]
+    paths[2].write_text(f"% {caption}\n" + "\n".join(blocks), encoding="utf-8")
+    return paths
+
+
+def _latex(table: pd.DataFrame) -> str:
+    """A booktabs table with `_`, `%` and `&` escaped."""
+    lines = table.reset_index()
+    text = lines.map(_escape).rename(columns=_escape)
+    return text.to_latex(index=False, escape=False, column_format="l" * text.shape[1])
+
+
+def _escape(text: object) -> str:
+    return str(text).replace("\\", r"\textbackslash ").replace("&", r"\&").replace("%", r"\%").replace("_", r"\_")

@@ -1,0 +1,89 @@
+"""One look for all figures, and files whose bytes depend on the numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from elbo_core.align import Heatmaps
+from elbo_core.segment import Segmentation
+
+CLASS_COLORS = np.array(sns.color_palette("tab10"))
+BACKGROUND_COLOR = np.array([0.93, 0.93, 0.93])
+
+
+def use_style() -> None:
+    """Set the look of all figures of this process."""
+    sns.set_theme(style="whitegrid", context="notebook", font="DejaVu Sans")
+    plt.rcParams.update(
+        {"figure.dpi": 100, "savefig.dpi": 160, "svg.hashsalt": "elbo", "image.interpolation": "nearest"}
+    )
+
+
+def save_figure(figure: Figure, path: Path) -> list[Path]:
+    """Write `path`.svg and `path`.png without dates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
+    figure.savefig(files[0], bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(files[1], bbox_inches="tight", metadata={"Software": None})
+    return files
+
+
+def show_picture(axes: Axes, picture: Tensor | np.ndarray, title: str = "") -> None:
+    """A picture [3, H, W] or [H, W, 3] without axes."""
+    array = np.asarray(picture)
+    axes.imshow(array.transpose(1, 2, 0) if array.shape[0] == 3 else array)
+    axes.set_title(title, fontsize=11)
+    axes.set_axis_off()
+
+
+def show_heatmap(axes: Axes, heatmap: Tensor, title: str = "") -> None:
+    """A heatmap [H, W] in [0, 1] on a fixed colour scale."""
+    axes.imshow(heatmap, cmap="magma", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=11)
+    axes.set_axis_off()
+
+
+def color_mask(mask: Tensor | np.ndarray, colors: np.ndarray = CLASS_COLORS) -> np.ndarray:
+    """A mask [H, W], 0 background and k the k-th class, as colours [H, W, 3]."""
+    palette = np.concatenate([BACKGROUND_COLOR[None], np.resize(colors, (int(np.max(mask)) + 1, 3))])
+    return palette[np.asarray(mask)]
+
+
+def draw_segmentation(result: Segmentation, threshold: float = 0.5) -> Figure:
+    """Two rows, before and after calibration: the picture, one heatmap per class, the mask."""
+    classes = result.after.classes
+    figure, axes = plt.subplots(2, len(classes) + 2, figsize=(2.1 * (len(classes) + 2), 4.8))
+    for row, heatmaps, name in ((0, result.before, "before"), (1, result.after, "after")):
+        show_picture(axes[row, 0], result.scene.image, name)
+        _draw_row(axes[row, 1:], heatmaps, threshold)
+    figure.tight_layout()
+    return figure
+
+
+def _draw_row(axes: Sequence[Axes], heatmaps: Heatmaps, threshold: float) -> None:
+    for k, name in enumerate(heatmaps.classes):
+        show_heatmap(axes[k], heatmaps.values[k], f"{name}  S = {heatmaps.scores[k]:.2f}")
+        axes[k].title.set_color(CLASS_COLORS[k % len(CLASS_COLORS)] * 0.85)
+    show_picture(axes[-1], color_mask(heatmaps.mask(threshold)), f"mask at {threshold:.2f}")
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int, titles: Sequence[str] = ()) -> Figure:
+    """Pictures [H, W, 3] in a grid, with small titles if there are any."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, (1.75 if titles else 1.5) * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for k, picture in enumerate(pictures):
+        show_picture(axes.flat[k], picture)
+        if titles:
+            axes.flat[k].set_title(titles[k], fontsize=7, wrap=True)
+    figure.tight_layout(pad=0.3)
+    return figure

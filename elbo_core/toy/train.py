@@ -1,0 +1,94 @@
+"""`python -m elbo_core.toy.train`: train every model of the embedded world from scratch and write its card.
+
+Killed and started again, it continues from its last checkpoint in the scratch folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from elbo_core.paths import MODELS, ROOT
+from elbo_core.toy import card, train_clip, train_sd, train_vae
+from elbo_core.toy.corpus import SHAPE_SCENES, SHAPE_SEED, SHAPE_STYLE, TRAINING_SCENES, TrainingSet
+from elbo_core.toy.fit import Plan, pick_device
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parse(arguments)
+    checkpoints, cache = options.scratch / "checkpoints", options.scratch / "cache"
+    corpus = TrainingSet(cache, options.scenes)
+    shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
+    plan = functools.partial(_shorten, steps=options.steps)
+
+    vae, vae_history = train_vae.train_vae(corpus, checkpoints, plan(train_vae.PLAN))
+    clip, tokenizer, clip_history = train_clip.train_clip(corpus, checkpoints, plan(train_clip.PLAN))
+    vision_history = train_clip.train_vision(clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.VISION_PLAN))
+    save_clip(clip, tokenizer, options.output / "toy-clip")
+    card.write_clip_card(options.output, {"clip": clip_history, "vision": vision_history}, corpus)
+
+    latents = train_sd.encode_corpus(vae, corpus, cache)
+    text_encoder = text_tower(clip)
+    unet, history = train_sd.train_unet(latents, corpus, text_encoder, tokenizer, checkpoints, plan(train_sd.PLAN))
+    save_pipeline(train_sd.build_pipeline(vae, text_encoder, tokenizer, unet), options.output / "toy-sd15")
+    card.write_diffusion_card(options.output, "toy-sd15", {"vae": vae_history, "unet": history}, corpus)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=MODELS, help="folder of the finished models")
+    parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "training", help="checkpoints and caches")
+    parser.add_argument("--scenes", type=int, default=TRAINING_SCENES, help="size of the training set")
+    parser.add_argument("--steps", type=int, default=None, help="train every model for so few steps, to try things out")
+    return parser.parse_args(arguments)
+
+
+def _shorten(plan: Plan, steps: int | None) -> Plan:
+    return plan if steps is None else replace(plan, steps=steps)
+
+
+def text_tower(clip: CLIPModel) -> CLIPTextModel:
+    """The frozen text encoder of a CLIP, as Stable Diffusion uses it."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    encoder.load_state_dict(clip.text_model.state_dict())
+    return encoder.to(pick_device()).eval().requires_grad_(False)
+
+
+def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    clip.half().save_pretrained(folder)
+    clip.float()
+    tokenizer.save_pretrained(folder)
+    train_clip.build_image_processor().save_pretrained(folder)
+    _load_in_single_precision(folder / "config.json")
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Half precision on disk, single precision once loaded with plain `from_pretrained`."""
+    pipeline.to(torch.float16).save_pretrained(folder)
+    pipeline.to(torch.float32)
+    _load_in_single_precision(folder / "text_encoder" / "config.json")
+    for config in folder.rglob("*.json"):
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None):
+            config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _load_in_single_precision(config: Path) -> None:
+    """transformers loads a model in the dtype that its config names, diffusers in float32; make them agree."""
+    content = json.loads(config.read_text())
+    content["dtype"] = "float32"
+    for part in ("text_config", "vision_config"):
+        if "dtype" in content.get(part, {}):
+            content[part]["dtype"] = "float32"
+    config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

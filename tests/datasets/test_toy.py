@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from elbo_core.datasets.toy import TOY_SETS, toy_scenes, toy_specs
+from elbo_core.toy.corpus import TRAINING_SEED
+from elbo_core.toy.world import CLASSES, THINGS
+
+
+@pytest.mark.parametrize("name", TOY_SETS)
+def test_candidates_are_the_classes_of_the_label_map(name):
+    for scene in toy_scenes(name, "dev", 4):
+        assert scene.image.shape == (3, 128, 128)
+        assert [CLASSES.index(c) + 1 for c in scene.classes] == list(scene.labels)
+        assert set(np.unique(scene.label_map)) - {0} == set(scene.labels)
+
+
+def test_stuff_is_labelled_where_the_mirrored_set_labels_it():
+    for name, toy_set in TOY_SETS.items():
+        assert toy_set.classes == (CLASSES if name in ("toy-context", "toy-ade") else THINGS)
+        has_background = any((scene.label_map == 0).any() for scene in toy_scenes(name, "dev", 4))
+        assert has_background != toy_set.labels_stuff
+
+
+def test_splits_share_no_scene():
+    dev, test = toy_specs("toy-voc", "dev", 50), toy_specs("toy-voc", "test", 50)
+    assert not set(dev) & set(test)
+    assert dev[:10] == toy_specs("toy-voc", "dev", 10)
+    assert TRAINING_SEED not in (61, 62)
+
+
+def test_attributed_captions_point_at_the_nouns():
+    for scene in toy_scenes("toy-aep", "dev", 8):
+        for name, ((start, end),) in scene.caption.spans.items():
+            assert scene.caption.text[start:end].startswith(name[:3])
+        assert set(scene.caption.spans) == set(scene.classes)
+
+
+def test_unknown_sets_and_splits_list_the_known():
+    with pytest.raises(ValueError, match="toy-voc, toy-context"):
+        toy_specs("voc", "dev", 1)
+    with pytest.raises(ValueError, match="dev, test"):
+        toy_specs("toy-voc", "train", 1)

@@ -1,0 +1,55 @@
+import math
+
+import pandas as pd
+import pytest
+
+from elbo_core.experiments.tables import COLUMNS, paper_miou, pivot, tidy, write_table
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    lines = [
+        ("toy_a", "toy-voc", "off", "miou", 67.57, 30.123, 28.0, 32.0, 96),
+        ("toy_a", "toy-voc", "on", "miou", 68.15, 31.5, 29.0, 33.0, 96),
+        ("toy_a", "toy-coco", "off", "miou", 39.19, 20.0, 18.0, 22.0, 96),
+        ("toy_a", "toy-coco", "on", "miou", 42.15, 22.0, 20.0, 24.0, 96),
+        ("toy_a", "toy-voc", "on", "miou_gain", 0.58, 1.377, -0.5, 2.5, 96),
+        ("toy_a", "toy-coco", "on", "miou_gain", math.nan, 2.0, 1.0, 3.0, 96),
+    ]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def test_paper_numbers_are_those_of_table_3():
+    assert paper_miou("table_3", "SD1.5", "off", "voc") == 67.57
+    assert paper_miou("table_3", "SD1.5", "on", "ade20k") == 26.17
+    assert math.isnan(paper_miou("table_3", "SD1.5", "velocity", "voc"))
+
+
+def test_pivot_keeps_the_order_of_rows_and_sets(frame):
+    table = pivot(frame, "miou")
+    assert list(table.columns) == ["toy-voc", "toy-coco"]
+    assert [row for _, row in table.index] == ["off", "on"]
+    assert table.loc[("toy_a", "off"), "toy-voc"] == "30.1 [28.0, 32.0] (67.6)"
+    assert pivot(frame, "miou_gain").iloc[0, 0] == "+1.4 [-0.5, +2.5] (+0.6)"
+
+
+def test_equal_numbers_give_equal_bytes(frame, tmp_path):
+    first = [path.read_bytes() for path in write_table(frame, "table_x", "toy", "A caption.", tmp_path / "a")]
+    second = [path.read_bytes() for path in write_table(frame.copy(), "table_x", "toy", "A caption.", tmp_path / "b")]
+    assert first == second
+
+
+def test_csv_is_tidy_and_latex_escaped(frame, tmp_path):
+    csv, markdown, latex = write_table(frame, "table_x", "toy", "A caption.", tmp_path)
+    assert csv.parent.name == "toy"
+    loaded = pd.read_csv(csv)
+    assert list(loaded.columns) == COLUMNS
+    pd.testing.assert_frame_equal(loaded, tidy(frame))
+    assert "A caption." in markdown.read_text()
+    assert r"toy\_a" in latex.read_text()
+    assert r"\toprule" in latex.read_text()
+
+
+def test_missing_columns_are_named(frame):
+    with pytest.raises(ValueError, match="paper"):
+        tidy(frame.drop(columns="paper"))

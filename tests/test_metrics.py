@@ -1,0 +1,112 @@
+"""Counts and mIoU against masks made one threshold at a time and scikit-learn's confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+from elbo_core.align import Heatmaps
+from elbo_core.metrics import (
+    bootstrap_weights,
+    confusion,
+    count,
+    fixed_miou,
+    interval,
+    miou_by_threshold,
+    oracle_miou,
+    stack,
+)  # fmt: skip
+
+LABELS = 5
+
+
+def random_image(seed: int, size=(9, 7)):
+    rng = np.random.default_rng(seed)
+    labels = sorted(rng.choice(np.arange(1, LABELS + 1), size=3, replace=False).tolist())
+    values = torch.from_numpy(rng.random((3, *size)).astype(np.float32)) ** 2
+    truth = rng.choice([0, 255, *labels], size=size).astype(np.uint8)
+    return Heatmaps(("a", "b", "c"), values, torch.ones(3)), labels, truth
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [random_image(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def counts(images):
+    return stack([count(*image, LABELS) for image in images])
+
+
+def predictions(images, percent: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ground truth and mask of all pixels that count, by thresholding the heatmaps themselves."""
+    truths, masks = [], []
+    for heatmaps, labels, truth in images:
+        mask = np.array([0, *labels])[heatmaps.mask(percent / 100).numpy()]
+        truths.append(truth[truth != 255])
+        masks.append(mask[truth != 255])
+    return np.concatenate(truths), np.concatenate(masks)
+
+
+@pytest.mark.parametrize("percent", range(1, 100, 7))
+def test_counts_equal_the_confusion_matrix(images, counts, percent):
+    matrix = confusion_matrix(*predictions(images, percent), labels=range(LABELS + 1))
+    predicted, right, true = (part.sum(axis=0) for part in confusion(counts))
+    assert np.array_equal(predicted[:, percent - 1], matrix.sum(axis=0))
+    assert np.array_equal(right[:, percent - 1], matrix.diagonal())
+    assert np.array_equal(true, matrix.sum(axis=1))
+
+
+def test_miou_equals_scikit_learn_at_all_thresholds(images, counts):
+    expected = [100 * jaccard_score(*predictions(images, p), average="macro") for p in range(1, 100)]
+    np.testing.assert_allclose(miou_by_threshold(counts), expected, rtol=1e-9)
+
+
+def test_by_hand():
+    """Class 2 wins the left half (0.9), class 5 the right (0.3), which is background; one pixel is ignored."""
+    values = torch.zeros(2, 4, 4)
+    values[0, :, :2], values[1, :, 2:] = 0.9, 0.3
+    truth = np.zeros((4, 4), np.uint8)
+    truth[:, :2] = 2
+    truth[0, 0] = 255
+    miou = miou_by_threshold(stack([count(Heatmaps(("a", "b"), values, torch.ones(2)), (2, 5), truth, LABELS)]))
+    assert miou[50 - 1] == 100, "background 8/8, class 2 7/7; class 5 neither true nor predicted"
+    assert miou[20 - 1] == pytest.approx((0 + 100 + 0) / 3), "now class 5 takes the background"
+    assert miou[95 - 1] == pytest.approx((100 * 8 / 15 + 0) / 2), "now all is background"
+
+
+def test_bootstrap_equals_resampling_by_hand(images):
+    counts = stack([count(*image, LABELS) for image in images])
+    weights = bootstrap_weights(len(images), resamples=5)
+    drawn = [np.repeat(np.arange(len(images)), row) for row in weights]
+    for row, resample in zip(range(5), drawn, strict=True):
+        chosen = stack([count(*images[i], LABELS) for i in resample])
+        assert oracle_miou(counts, weights)[row] == pytest.approx(miou_by_threshold(chosen).max())
+        assert fixed_miou(counts, weights, 30)[row] == pytest.approx(miou_by_threshold(chosen)[29])
+
+
+def test_every_resample_has_as_many_images():
+    weights = bootstrap_weights(7, 100)
+    assert (weights.sum(axis=1) == 7).all()
+    assert np.array_equal(weights, bootstrap_weights(7, 100))
+
+
+def test_interval_of_a_normal_sample():
+    samples = np.random.default_rng(0).normal(10, 1, 100_000)
+    estimate = interval(10, samples)
+    assert (estimate.low, estimate.high) == pytest.approx((8.04, 11.96), abs=0.03)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda h, t: (h, t[:-1]), "label map is"),
+    (lambda h, t: (h, np.full_like(t, LABELS + 1)), "label 6 is outside"),
+    (lambda h, t: (Heatmaps(h.classes, h.values * torch.nan, h.scores), t), "no NaN"),
+    (lambda h, t: (Heatmaps(h.classes, h.values + 1, h.scores), t), r"\[0, 1\]"),
+])  # fmt: skip
+def test_bad_input(change, message):
+    heatmaps, labels, truth = random_image(0)
+    heatmaps, truth = change(heatmaps, truth)
+    with pytest.raises(ValueError, match=message):
+        count(heatmaps, labels, truth, LABELS)

@@ -1,0 +1,62 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from elbo_core import Plan, Recipe, Scene, align, observe, segment
+from elbo_core.errors import ModelOutputError
+
+PLAN = Plan(elbo_timesteps=(1, 501), attention_timesteps=(20, 100, 200))
+
+
+def test_batch_size_does_not_matter(tiny, scene):
+    first, second = (observe(tiny, scene, replace(PLAN, batch_size=b)) for b in (1, 32))
+    torch.testing.assert_close(first.losses, second.losses, atol=1e-5, rtol=0)
+    torch.testing.assert_close(align(first).values, align(second).values, atol=1e-4, rtol=0)
+
+
+def test_order_of_classes_does_not_change_their_losses(tiny, scene):
+    turned = replace(scene, classes=scene.classes[::-1])
+    torch.testing.assert_close(observe(tiny, turned, PLAN).losses.flip(0), observe(tiny, scene, PLAN).losses)
+
+
+def test_long_class_lists_use_several_captions(tiny, picture):
+    names = [f"{a}ark {b}ell" for a in "bdhk" for b in "bcfhst"]
+    observation = observe(tiny, Scene.of(picture, names), PLAN)
+    assert len(observation.attention) > 1
+    assert [name for part in observation.attention for name in part.classes] == names
+    assert align(observation).values.shape == (len(names), *picture.shape[:2])
+
+
+def test_a_class_in_a_later_caption_gets_that_captions_map(tiny, picture):
+    names = [f"{a}ark {b}ell" for a in "bdhk" for b in "bcfhst"]
+    whole = observe(tiny, Scene.of(picture, names), PLAN)
+    alone = observe(tiny, Scene.of(picture, whole.attention[1].classes), PLAN)
+    position = names.index(alone.classes[0])
+    off = Recipe.reference().off()
+    torch.testing.assert_close(align(whole, off).values[position], align(alone, off).values[0], atol=1e-4, rtol=0)
+
+
+def test_the_users_caption_is_used(tiny, picture):
+    plain = segment(tiny, picture, ["star", "tree"], plan=PLAN)
+    own = segment(tiny, picture, ["star", "tree"], caption="a tree behind a star", plan=PLAN)
+    assert own.observation.attention[0].columns != plain.observation.attention[0].columns
+    assert torch.equal(own.observation.losses, plain.observation.losses), "the score has prompts of its own"
+
+
+def test_segment_gives_a_mask_of_the_pictures_size(tiny, picture):
+    result = segment(tiny, picture, ["star", "tree"], plan=PLAN)
+    assert result.mask.shape == picture.shape[:2]
+    assert set(result.mask.unique().tolist()) <= {0, 1, 2}
+
+
+def test_nan_from_the_network_is_an_error(tiny, scene, monkeypatch):
+    weight = tiny.network.conv_out.weight
+    monkeypatch.setattr(tiny.network.conv_out, "weight", torch.nn.Parameter(torch.full_like(weight, torch.nan)))
+    with pytest.raises(ModelOutputError, match="tiny returned NaN"):
+        observe(tiny, scene, PLAN)
+
+
+def test_empty_plans_are_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        Plan(elbo_timesteps=())

@@ -1,0 +1,73 @@
+"""The training loop: it learns, resumes without a trace, and stops at the first bad number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from elbo_core.toy.fit import Plan, fit
+
+PLAN = Plan(steps=60, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=20)
+
+
+def build() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def regression(model):
+    def loss(step, rng, generator):
+        x = torch.randn(16, 3, generator=generator)
+        return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    return loss
+
+
+def test_it_learns(tmp_path):
+    model = build()
+    history = fit("line", model, regression(model), PLAN, tmp_path)
+    assert len(history.losses) == PLAN.steps
+    assert history.losses[-1] < 0.05 * history.losses[0]
+    assert len(history.windowed(20)) == 3
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path):
+    whole = build()
+    expected = fit("line", whole, regression(whole), PLAN, tmp_path / "whole")
+    killed = build()
+    loss = regression(killed)
+
+    def stops(step, rng, generator):
+        if step == 50:
+            raise KeyboardInterrupt
+        return loss(step, rng, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("line", killed, stops, PLAN, tmp_path / "killed")
+    again = build()
+    history = fit("line", again, regression(again), PLAN, tmp_path / "killed")
+    assert history.losses == expected.losses
+    assert torch.equal(again.weight, whole.weight)
+
+
+def test_a_finished_run_is_only_loaded(tmp_path):
+    first, second = build(), build()
+    fit("line", first, regression(first), PLAN, tmp_path)
+    fit("line", second, lambda *_: pytest.fail("trained again"), PLAN, tmp_path)
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_nan_stops_the_training(tmp_path):
+    model = build()
+    with pytest.raises(FloatingPointError, match="step 0"):
+        fit("line", model, lambda *_: model.weight.sum() * torch.nan, replace(PLAN, steps=1), tmp_path)
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    plan = Plan(steps=100, learning_rate=1.0, warmup=10)
+    assert plan.rate(0) == pytest.approx(0.1)
+    assert plan.rate(10) == pytest.approx(1.0)
+    assert plan.rate(100) == pytest.approx(0.0)

@@ -117,11 +117,13 @@ models; as a whole it names what a generated picture shows.
     (folder / "README.md").write_text(text)
 
 
-def write_diffusion_card(models: Path, name: str, histories: dict[str, History], corpus: TrainingSet) -> None:
+def write_diffusion_card(
+    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
+) -> None:
     folder = models / name
     clip, tokenizer = load_clip(models / "toy-clip")
     denoiser = load(folder, device="cpu")
-    shares = recognition(denoiser.pipeline, clip, tokenizer)
+    shares = recognition(denoiser.pipeline, clip, tokenizer, per_class)
     common, rare = (float(np.mean([shares[c] for c in group])) for group in (COMMON, RARE))
     worth = caption_worth(denoiser)
     metrics = {"recognition_common": common, "recognition_rare": rare, "recognition": shares, "caption_worth": worth}
@@ -137,8 +139,8 @@ rendered scenes and knows nothing else.
 {_training_facts(histories, corpus)}
 - Objective: {denoiser.prediction_type}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
-  {SAMPLER["guidance_scale"]:g}, 20 images a class, 20 possible answers): **{common:.1%}** of 200 for the ten most
-  frequent classes, {rare:.1%} of 200 for the ten rarest
+  {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most
+  frequent classes, {rare:.1%} for the ten rarest
 
 | class | share of training objects | recognised |
 |---|---|---|

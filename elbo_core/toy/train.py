@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from elbo_core.paths import MODELS, ROOT
@@ -20,34 +22,55 @@ from elbo_core.toy import card, train_clip, train_sd, train_vae
 from elbo_core.toy.corpus import SHAPE_SCENES, SHAPE_SEED, SHAPE_STYLE, TRAINING_SCENES, TrainingSet
 from elbo_core.toy.fit import Plan, pick_device
 
+SEED = 4307
+
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
-    checkpoints, cache = options.scratch / "checkpoints", options.scratch / "cache"
+    checkpoints, cache, known = options.scratch / "checkpoints", options.scratch / "cache", options.warm_start
     corpus = TrainingSet(cache, options.scenes)
     shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
     plan = functools.partial(_shorten, steps=options.steps)
 
-    vae, vae_history = train_vae.train_vae(corpus, checkpoints, plan(train_vae.PLAN))
-    clip, tokenizer, clip_history = train_clip.train_clip(corpus, checkpoints, plan(train_clip.PLAN))
-    vision_history = train_clip.train_vision(clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.VISION_PLAN))
+    tokenizer = train_clip.build_tokenizer()
+    clip = start(lambda: train_clip.build_clip(tokenizer), known and known / "toy-clip")
+    histories = {"clip": train_clip.train_clip(clip, tokenizer, corpus, checkpoints, plan(train_clip.PLAN))}
+    histories["vision"] = train_clip.train_vision(
+        clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.VISION_PLAN)
+    )
     save_clip(clip, tokenizer, options.output / "toy-clip")
-    card.write_clip_card(options.output, {"clip": clip_history, "vision": vision_history}, corpus)
+    card.write_clip_card(options.output, histories, corpus)
 
+    vae = start(train_vae.build_vae, known and known / "toy-sd15" / "vae")
+    histories = {"vae": train_vae.train_vae(vae, corpus, checkpoints, plan(train_vae.PLAN))}
     latents = train_sd.encode_corpus(vae, corpus, cache)
+    histories["decoder"] = train_vae.train_decoder(vae, corpus, checkpoints, plan(train_vae.DECODER_PLAN))
     text_encoder = text_tower(clip)
-    unet, history = train_sd.train_unet(latents, corpus, text_encoder, tokenizer, checkpoints, plan(train_sd.PLAN))
+    unet = start(lambda: train_sd.build_unet(text_encoder.config.hidden_size), known and known / "toy-sd15" / "unet")
+    encode = train_sd.caption_encoder(text_encoder, tokenizer)
+    histories["unet"] = train_sd.train_unet(unet, latents, corpus.specs, encode, checkpoints, plan(train_sd.PLAN))
     save_pipeline(train_sd.build_pipeline(vae, text_encoder, tokenizer, unet), options.output / "toy-sd15")
-    card.write_diffusion_card(options.output, "toy-sd15", {"vae": vae_history, "unet": history}, corpus)
+    card.write_diffusion_card(options.output, "toy-sd15", histories, corpus, options.samples)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=MODELS, help="folder of the finished models")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "training", help="checkpoints and caches")
+    parser.add_argument("--warm-start", type=Path, help="start from the models in this folder, not from random weights")
     parser.add_argument("--scenes", type=int, default=TRAINING_SCENES, help="size of the training set")
-    parser.add_argument("--steps", type=int, default=None, help="train every model for so few steps, to try things out")
+    parser.add_argument("--steps", type=int, help="train every model for so few steps, to try things out")
+    parser.add_argument("--samples", type=int, default=20, help="generated images per class, for the model card")
     return parser.parse_args(arguments)
+
+
+def start(build: Callable[[], nn.Module], known: Path | None) -> nn.Module:
+    """A new model from seed 4307, or with the weights of an earlier one in the folder `known`."""
+    torch.manual_seed(SEED)
+    model = build()
+    if known:
+        model.load_state_dict(type(model).from_pretrained(known).state_dict())
+    return model.to(pick_device())
 
 
 def _shorten(plan: Plan, steps: int | None) -> Plan:

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption, vocabulary_corpus
-from elbo_core.toy.fit import History, Plan, autocast, fit, pick_device
+from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import to_tensor
 from elbo_core.toy.world import IMAGE_SIZE
 
@@ -93,16 +93,15 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
     return padded[..., top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
 
 
-def train_clip(corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN) -> tuple[CLIPModel, CLIPTokenizer, History]:
+def train_clip(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN
+) -> History:
     """First stage: both towers on the scenes and captions that the diffusion models see."""
-    torch.manual_seed(plan.seed)
-    tokenizer = build_tokenizer()
-    clip = build_clip(tokenizer).to(pick_device())
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         return _contrast(clip, tokenizer, *_draw(corpus, BATCH, rng), rng)
 
-    return clip, tokenizer, fit("clip", clip, loss, plan, checkpoints)
+    return fit("clip", clip, loss, plan, checkpoints)
 
 
 def train_vision(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from elbo_core.schedule import NoiseSchedule, broadcast
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption
-from elbo_core.toy.fit import History, Plan, autocast, fit, pick_device
+from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import to_tensor
+from elbo_core.toy.world import SceneSpec
 
 PLAN = Plan(steps=9_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 BATCH, CAPTION_DROPOUT = 32, 0.1
 EASY_SHARE, EASY_CLASSES = 0.3, 2
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
 MAX_WEIGHT = 20.0
+Encode = Callable[[list[str]], Tensor]
 
 
 def build_unet(cross_attention_dim: int) -> UNet2DConditionModel:
@@ -87,32 +90,43 @@ def diffusion_loss(
 
 
 def train_unet(
-    latents: np.ndarray, corpus: TrainingSet, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, checkpoints: Path,
-    plan: Plan = PLAN, name: str = "toy-sd15", compiled: bool = False,
-) -> tuple[UNet2DConditionModel, History]:  # fmt: skip
-    device = pick_device()
-    torch.manual_seed(plan.seed)
-    unet = build_unet(text_encoder.config.hidden_size).to(device)
+    unet: UNet2DConditionModel,
+    latents: np.ndarray,
+    specs: list[SceneSpec],
+    encode: Encode,
+    checkpoints: Path,
+    plan: Plan,
+) -> History:
+    """Train on latents [count, 4, 16, 16] of the scenes `specs`, whose captions `encode` turns into [B, 77, d]."""
     unet.set_attn_processor(AttnProcessor())  # on CPU its backward pass is faster than the fused kernel's
-    network = torch.compile(unet) if compiled else unet
     schedule = NoiseSchedule.of(build_scheduler())
-    counts = np.array([len({thing.name for thing in spec.things}) for spec in corpus.specs])
+    counts = np.array([len({thing.name for thing in spec.things}) for spec in specs])
     easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         at_first = step < EASY_SHARE * plan.steps
         index = rng.choice(easy if at_first else everything, BATCH, replace=False)
-        captions = [random_caption(rng, corpus.specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
-        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
-        tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.to(device)
-        with torch.no_grad(), autocast(device):
-            text = text_encoder(tokens).last_hidden_state
-        batch = torch.from_numpy(latents[index]).float().to(device)
-        return diffusion_loss(network, schedule, batch, text, generator)
+        captions = [random_caption(rng, specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
+        text = encode(["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions])
+        batch = torch.from_numpy(latents[index]).float().to(unet.device)
+        return diffusion_loss(unet, schedule, batch, text, generator)
 
-    history = fit(name, unet, loss, plan, checkpoints)
+    history = fit("toy-sd15", unet, loss, plan, checkpoints)
     unet.set_attn_processor(AttnProcessor2_0())
-    return unet, history
+    return history
+
+
+def caption_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Encode:
+    """The frozen text encoder as a function of captions."""
+    device = text_encoder.device
+
+    @torch.no_grad()
+    def encode(captions: list[str]) -> Tensor:
+        tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.to(device)
+        with autocast(device):
+            return text_encoder(tokens).last_hidden_state
+
+    return encode
 
 
 def build_pipeline(

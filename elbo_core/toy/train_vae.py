@@ -10,10 +10,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from elbo_core.toy.corpus import TrainingSet
-from elbo_core.toy.fit import History, Plan, autocast, fit, pick_device
+from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.world import IMAGE_SIZE
 
 PLAN = Plan(steps=6600, learning_rate=1.5e-3, warmup=100, ema_decay=0.998)
+DECODER_PLAN = Plan(steps=4000, learning_rate=1e-3, warmup=100, ema_decay=0.998)
 BATCH, CROP, KL_WEIGHT, SQUARED_WEIGHT = 16, 64, 1e-4, 5.0
 
 
@@ -36,36 +37,56 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Reconstruction of images [B, 3, H, W] and a light KL.
-
-    The squared error cares for the few large mistakes (a wrong colour, a lost object), the absolute error for sharp
-    edges; alone it would spend itself on the grain of the textures.
-    """
+    """Reconstruction of images [B, 3, H, W] and a light KL."""
     posterior = vae.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
-    error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - images
-    reconstruction = SQUARED_WEIGHT * error.square().mean() + error.abs().mean()
-    return reconstruction + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+    decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+    return _reconstruction_loss(decoded, images) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
 
-def train_vae(corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN) -> tuple[AutoencoderKL, History]:
-    """Train on random crops; the network is fully convolutional, so crops are as good as whole images and cheaper."""
-    device = pick_device()
-    torch.manual_seed(plan.seed)
-    vae = build_vae().to(device)
+def _reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """The squared error cares for the few large mistakes (a wrong colour, a lost object), the absolute error for
+    sharp edges; alone it would spend itself on the grain of the textures."""
+    error = decoded.float() - images
+    return SQUARED_WEIGHT * error.square().mean() + error.abs().mean()
+
+
+def train_vae(vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN) -> History:
+    """First stage: encoder and decoder together, on random crops; the network is fully convolutional."""
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        index = np.sort(rng.choice(len(corpus.images), BATCH, replace=False))
-        top, left = rng.integers(0, IMAGE_SIZE - CROP + 1, size=2)
-        crops = corpus.images[index][:, top : top + CROP, left : left + CROP]
-        if rng.random() < 0.5:
-            crops = crops[:, :, ::-1]
-        with autocast(device):
-            return vae_loss(vae, to_tensor(crops).to(device), generator)
+        with autocast(vae.device):
+            return vae_loss(vae, _crops(corpus, rng).to(vae.device), generator)
 
     history = fit("vae", vae, loss, plan, checkpoints)
-    _normalise_latents(vae, to_tensor(corpus.images[:512]).to(device))
-    return vae, history
+    _normalise_latents(vae, to_tensor(corpus.images[:512]).to(vae.device))
+    return history
+
+
+def train_decoder(vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: Plan = DECODER_PLAN) -> History:
+    """Second stage: the decoder alone, so that the latents that the UNets learn stay as they are.
+
+    Stable Diffusion's improved autoencoders (sd-vae-ft) were made in the same way.
+    """
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+
+    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        images = _crops(corpus, rng).to(vae.device)
+        with autocast(vae.device):
+            with torch.no_grad():
+                latents = vae.encode(images).latent_dist.mean
+            return _reconstruction_loss(vae.decode(latents).sample, images)
+
+    return fit("vae-decoder", vae, loss, plan, checkpoints)
+
+
+def _crops(corpus: TrainingSet, rng: np.random.Generator) -> Tensor:
+    """A batch of crops [16, 3, 64, 64] at one random place, half of the batches mirrored."""
+    index = np.sort(rng.choice(len(corpus.images), BATCH, replace=False))
+    top, left = rng.integers(0, IMAGE_SIZE - CROP + 1, size=2)
+    crops = corpus.images[index][:, top : top + CROP, left : left + CROP]
+    return to_tensor(crops[:, :, ::-1] if rng.random() < 0.5 else crops)
 
 
 @torch.no_grad()

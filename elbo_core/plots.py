@@ -53,8 +53,8 @@ def show_heatmap(axes: Axes, heatmap: Tensor, title: str = "") -> None:
 
 def color_mask(mask: Tensor | np.ndarray, colors: np.ndarray = CLASS_COLORS) -> np.ndarray:
     """A mask [H, W], 0 background and k the k-th class, as colours [H, W, 3]."""
-    palette = np.concatenate([BACKGROUND_COLOR[None], np.resize(colors, (int(np.max(mask)) + 1, 3))])
-    return palette[np.asarray(mask)]
+    labels = np.asarray(mask)
+    return np.concatenate([BACKGROUND_COLOR[None], np.resize(colors, (labels.max() + 1, 3))])[labels]
 
 
 def draw_segmentation(result: Segmentation, threshold: float = 0.5) -> Figure:

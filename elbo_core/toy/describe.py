@@ -18,6 +18,7 @@ PLACES = {
     "snow": "on snow",
 }
 COUNTS = {1: "a", 2: "two", 3: "three"}
+STUFF_ALONE = 0.15
 SMALL, LARGE = 13.0, 28.0
 """Radii in pixels: things below the first may be called small, above the second large."""
 
@@ -64,12 +65,17 @@ def attributed_caption(spec: SceneSpec) -> str:
 
 
 def random_caption(rng: np.random.Generator, spec: SceneSpec, incomplete: float = 0.15) -> str:
-    """One of the many captions of a scene: half of them plain lists of class names, half sentences with attributes."""
+    """One of the many captions of a scene: half of them plain lists of class names, half sentences with attributes.
+
+    Now and then a caption names the stuff alone, as "a photo of grass" does.
+    """
     things = groups(spec)
     kept = [group for group in things if rng.random() >= incomplete] or things[:1]
     kept = [kept[i] for i in rng.permutation(len(kept))]
     stuff = spec.stuff if rng.random() < 0.6 else ()
-    if rng.random() < 0.5:
+    if stuff and rng.random() < STUFF_ALONE:
+        kept = []
+    if not kept or rng.random() < 0.5:
         names = [group[0].name for group in kept] + list(stuff)
         return TEMPLATE.format(", ".join(names[i] for i in rng.permutation(len(names))))
     phrases = [phrase(group, _some_attributes(rng)) for group in kept]

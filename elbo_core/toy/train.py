@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.paths import MODELS, ROOT
 from elbo_core.toy import card, train_clip, train_sd, train_vae
@@ -32,24 +32,23 @@ def main(arguments: list[str] | None = None) -> None:
     shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
     plan = functools.partial(_shorten, steps=options.steps)
 
-    tokenizer = train_clip.build_tokenizer()
-    clip = start(lambda: train_clip.build_clip(tokenizer), known and known / "toy-clip")
-    histories = {"clip": train_clip.train_clip(clip, tokenizer, corpus, checkpoints, plan(train_clip.PLAN))}
-    histories["vision"] = train_clip.train_vision(
-        clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.VISION_PLAN)
-    )
-    save_clip(clip, tokenizer, options.output / "toy-clip")
-    card.write_clip_card(options.output, histories, corpus)
-
     vae = start(train_vae.build_vae, known and known / "toy-sd15" / "vae")
     histories = {"vae": train_vae.train_vae(vae, corpus, checkpoints, plan(train_vae.PLAN))}
     latents = train_sd.encode_corpus(vae, corpus, cache)
     histories["decoder"] = train_vae.train_decoder(vae, corpus, checkpoints, plan(train_vae.DECODER_PLAN))
-    text_encoder = text_tower(clip)
-    unet = start(lambda: train_sd.build_unet(text_encoder.config.hidden_size), known and known / "toy-sd15" / "unet")
-    encode = train_sd.caption_encoder(text_encoder, tokenizer)
-    histories["unet"] = train_sd.train_unet(unet, latents, corpus.specs, encode, checkpoints, plan(train_sd.PLAN))
-    save_pipeline(train_sd.build_pipeline(vae, text_encoder, tokenizer, unet), options.output / "toy-sd15")
+
+    tokenizer = train_clip.build_tokenizer()
+    clip = start(lambda: train_clip.build_clip(tokenizer), known and known / "toy-clip")
+    width = clip.config.text_config.hidden_size
+    unet = start(lambda: train_sd.build_unet(width), known and known / "toy-sd15" / "unet")
+    histories["unet"] = train_sd.train_unet(
+        unet, clip.text_model, tokenizer, latents, corpus.specs, checkpoints, plan(train_sd.PLAN)
+    )
+    save_pipeline(train_sd.build_pipeline(vae, clip.text_model, tokenizer, unet), options.output / "toy-sd15")
+
+    vision = train_clip.train_clip(clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.PLAN))
+    save_clip(clip, tokenizer, options.output / "toy-clip")
+    card.write_clip_card(options.output, {"vision": vision}, corpus)
     card.write_diffusion_card(options.output, "toy-sd15", histories, corpus, options.samples)
 
 
@@ -75,13 +74,6 @@ def start(build: Callable[[], nn.Module], known: Path | None) -> nn.Module:
 
 def _shorten(plan: Plan, steps: int | None) -> Plan:
     return plan if steps is None else replace(plan, steps=steps)
-
-
-def text_tower(clip: CLIPModel) -> CLIPTextModel:
-    """The frozen text encoder of a CLIP, as Stable Diffusion uses it."""
-    encoder = CLIPTextModel(clip.config.text_config)
-    encoder.load_state_dict(clip.text_model.state_dict())
-    return encoder.to(pick_device()).eval().requires_grad_(False)
 
 
 def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

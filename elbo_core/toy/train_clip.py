@@ -1,4 +1,7 @@
-"""The toy CLIP: a real `CLIPTokenizer` over our own small vocabulary and a small `CLIPModel` trained contrastively."""
+"""The toy CLIP: a real `CLIPTokenizer` over our own small vocabulary and a small `CLIPModel`.
+
+Its text tower is learnt with the first diffusion model (`train_sd`); here the vision tower is trained to agree with it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,7 @@ from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import to_tensor
 from elbo_core.toy.world import IMAGE_SIZE
 
-PLAN = Plan(steps=2600, learning_rate=1e-3, warmup=200, weight_decay=0.1)
-VISION_PLAN = Plan(steps=3000, learning_rate=8e-4, warmup=100, weight_decay=0.1)
+PLAN = Plan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
 MODEL_MAX_LENGTH = 77
 
@@ -94,54 +96,32 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 
 def train_clip(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN
-) -> History:
-    """First stage: both towers on the scenes and captions that the diffusion models see."""
-
-    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        return _contrast(clip, tokenizer, *_draw(corpus, BATCH, rng), rng)
-
-    return fit("clip", clip, loss, plan, checkpoints)
-
-
-def train_vision(
     clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, shapes: TrainingSet, checkpoints: Path,
-    plan: Plan = VISION_PLAN,
+    plan: Plan = PLAN,
 ) -> History:  # fmt: skip
-    """Second stage: the text tower is locked, the vision tower learns shape.
+    """Train the vision tower against the text tower, which is locked: it is the one of the diffusion models.
 
-    In the first stage characteristic colours explain most of a caption, and the vision tower stops at them. Here
-    two thirds of a batch are scenes in which colour says nothing, and half of the batches are blurred, as decoded
-    latents are.
+    Two thirds of a batch are scenes in which colour says nothing about the class; without them the vision tower
+    contents itself with characteristic colours. Half of the batches are blurred, as decoded latents are.
     """
     clip.text_model.requires_grad_(False)
-    clip.text_projection.requires_grad_(False)
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         pictures, captions = _draw(shapes, 2 * BATCH // 3, rng)
         more_pictures, more_captions = _draw(corpus, BATCH // 3, rng)
-        return _contrast(clip, tokenizer, np.concatenate([pictures, more_pictures]), captions + more_captions, rng,
-                         blur=bool(rng.random() < 0.5))  # fmt: skip
+        pixels = augment(np.concatenate([pictures, more_pictures]), rng)
+        if rng.random() < 0.5:
+            pixels = F.interpolate(F.avg_pool2d(pixels, 3), size=IMAGE_SIZE, mode="bilinear")
+        tokens = tokenizer(captions + more_captions, padding=True, return_tensors="pt").to(clip.device)
+        with autocast(clip.device):
+            return clip(**tokens, pixel_values=pixels.to(clip.device), return_loss=True).loss.float()
 
-    return fit("clip-vision", clip, loss, plan, checkpoints)
+    return fit("clip", clip, loss, plan, checkpoints)
 
 
 def _draw(corpus: TrainingSet, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     index = np.sort(rng.choice(len(corpus.images), count, replace=False))
     return corpus.images[index], [random_caption(rng, corpus.specs[i], incomplete=0.05) for i in index]
-
-
-def _contrast(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, captions: list[str], rng: np.random.Generator,
-    blur: bool = False,
-) -> Tensor:  # fmt: skip
-    device = clip.device
-    tokens = tokenizer(captions, padding=True, return_tensors="pt").to(device)
-    pixels = augment(images, rng)
-    if blur:
-        pixels = F.interpolate(F.avg_pool2d(pixels, 3), size=IMAGE_SIZE, mode="bilinear")
-    with autocast(device):
-        return clip(**tokens, pixel_values=pixels.to(device), return_loss=True).loss.float()
 
 
 @torch.no_grad()

@@ -5,11 +5,12 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 PROFILE ?= toy
+PYTHON3 ?= python3
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-TABLES := $(filter notebooks/%,$(shell grep -l '"writes-tables"' $(NOTEBOOKS) 2>/dev/null))
+TABLES := $(sort $(wildcard notebooks/[0-9]*_table*.ipynb notebooks/[0-9]*_figure*.ipynb))
 CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
 
-# The active conda environment, if there is one with our packages in mind; else .venv, made on first use.
+# The active conda environment, if there is one; else .venv, made on first use from PYTHON3 (3.11 or later).
 ifdef CONDA_PREFIX
 ENV := build/conda.installed
 PYTHON := $(CONDA_PREFIX)/bin/python
@@ -26,12 +27,12 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "Options: PROFILE=smoke|toy (now $(PROFILE))"
+	@echo "Options: PROFILE=smoke|toy (now $(PROFILE)), PYTHON3=a Python for .venv"
 
 env: $(ENV) ## build the environment (.venv, or the active conda one)
 
 .venv/installed: requirements.lock pyproject.toml
-	test -x .venv/bin/python || python3 -m venv .venv
+	test -x .venv/bin/python || $(PYTHON3) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
@@ -52,8 +53,9 @@ build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(CODE) | $(ENV)
 	"$(PYTHON)" -m nbconvert --to html --log-level WARN --output "$(basename $(@F))" "$(@:.ipynb=.partial.ipynb)"
 	mv "$(@:.ipynb=.partial.ipynb)" "$@"
 
-notebooks: $(NOTEBOOKS:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb) ## run all notebooks and refresh their committed outputs
-	"$(PYTHON)" -m elbo_core.experiments.notebooks $(foreach path,$^,"$(path)")
+notebooks: ## run all notebooks as `toy` and refresh their committed outputs
+	$(MAKE) PROFILE=toy $(NOTEBOOKS:notebooks/%.ipynb=build/toy/%.ipynb)
+	"$(PYTHON)" -m elbo_core.experiments.notebooks $(NOTEBOOKS:notebooks/%.ipynb=build/toy/%.ipynb)
 
 test: | $(ENV) ## pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff format --check .

@@ -58,8 +58,14 @@ def gaussian_over_depth(cross: CrossAttention) -> Tensor:
     return torch.exp(-((depth - centre) ** 2) / (2 * 3**2))
 
 
+def up_path(cross: CrossAttention) -> Tensor:
+    """1 for the layers of a UNet's up path, where our toy model's words are; 0 for the others."""
+    return torch.tensor([float(layer.name.startswith("up_blocks")) for layer in cross.layers])
+
+
 LAYER_WEIGHTS: dict[str, Callable[[CrossAttention], Tensor]] = {
     "gaussian": gaussian_over_depth,
+    "up": up_path,
     "uniform": lambda cross: torch.ones(len(cross.layers)),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from elbo_core import Recipe, Scene, align, observe
-from elbo_core.align import ConstantScore, ElboScore, Heatmaps, calibrate, last_finest
+from elbo_core.align import LAYER_WEIGHTS, ConstantScore, ElboScore, Heatmaps, calibrate, last_finest
 from elbo_core.attention import CrossAttention
 from elbo_core.observe import Plan
 
@@ -103,6 +103,20 @@ def test_per_timestep_results_are_averaged(tiny):
 
 def test_last_finest_takes_the_up_path(observation):
     assert last_finest(observation.attention[0].self_attention) == [0] * 8 + [1] * 3
+
+
+def test_the_up_path_alone_can_be_read(observation):
+    cross = observation.attention[0].cross
+    assert LAYER_WEIGHTS["up"](cross).tolist() == [0] * 5 + [1] * 6
+    heatmaps = align(observation, replace(Recipe.reference().off(), layer_weights="up", refinements=()))
+    up = replace(observation.attention[0], cross=CrossAttention(cross.layers[5:]))
+    alone = replace(observation, attention=(replace(up, cross=CrossAttention(cross.layers[8:] + cross.layers[5:8])),))
+    torch.testing.assert_close(
+        heatmaps.values,
+        align(alone, replace(Recipe.reference().off(), layer_weights="uniform", refinements=())).values,
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_tiny_and_non_square_pictures(tiny):

@@ -97,7 +97,8 @@ def _velocity_loss(denoiser: Denoiser, latents: Tensor, text: Tensor, timestep: 
     return weight * (predicted - noise).square().mean().item()
 
 
-def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet) -> None:
+def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet, notes: str = "") -> None:
+    """Measure the saved model and write its card; `notes` tell what was particular about this training."""
     folder = models / "toy-clip"
     clip, tokenizer = load_clip(folder)
     accuracy = clip_accuracy(clip, tokenizer)
@@ -105,11 +106,11 @@ def write_clip_card(models: Path, histories: dict[str, History], corpus: Trainin
     _plot_curves(folder, histories)
     text = f"""# toy-clip
 
-A `CLIPModel` ({_millions(clip)}) with its own `CLIPTokenizer` ({len(tokenizer)} tokens, at most 77), trained
-contrastively on rendered scenes and their captions. Its text tower is the frozen text encoder of the toy diffusion
-models; as a whole it names what a generated picture shows.
+A `CLIPModel` ({_millions(clip)}) with its own `CLIPTokenizer` ({len(tokenizer)} tokens, at most 77), for
+rendered scenes and their captions. Its text tower is the text encoder of the toy diffusion models, learnt with the
+first of them; the vision tower was trained contrastively to agree with it. As a whole it names what a picture shows.
 
-{_training_facts(histories, corpus)}
+{_training_facts(histories, corpus)}{notes}
 - Zero-shot accuracy on 400 held-out rendered single-object scenes, all 20 classes equally often: **{accuracy:.1%}**
 
 ![loss](training/curve.png)
@@ -118,8 +119,9 @@ models; as a whole it names what a generated picture shows.
 
 
 def write_diffusion_card(
-    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
+    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20, notes: str = ""
 ) -> None:
+    """Measure the saved model and write its card; `notes` tell what was particular about this training."""
     folder = models / name
     clip, tokenizer = load_clip(models / "toy-clip")
     denoiser = load(folder, device="cpu")
@@ -133,10 +135,10 @@ def write_diffusion_card(
     text = f"""# {name}
 
 A `StableDiffusionPipeline` of the embedded world: UNet {_millions(denoiser.network)}, VAE
-{_millions(denoiser.pipeline.vae)}, frozen text tower of toy-clip. It is trained from scratch by `make models` on
+{_millions(denoiser.pipeline.vae)}, text tower of toy-clip. It is trained from scratch by `make models` on
 rendered scenes and knows nothing else.
 
-{_training_facts(histories, corpus)}
+{_training_facts(histories, corpus)}{notes}
 - Objective: {denoiser.prediction_type}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
   {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most

@@ -27,12 +27,12 @@ def use_style() -> None:
     )
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("svg", "png")) -> list[Path]:
     """Write `path`.svg and `path`.png without dates."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
-    figure.savefig(files[0], bbox_inches="tight", metadata={"Date": None})
-    figure.savefig(files[1], bbox_inches="tight", metadata={"Software": None})
+    files = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
+    for file, kind in zip(files, kinds, strict=True):
+        figure.savefig(file, bbox_inches="tight", metadata={{"svg": "Date", "png": "Software"}[kind]: None})
     return files
 
 

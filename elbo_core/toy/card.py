@@ -216,7 +216,7 @@ def _plot_curves(folder: Path, histories: dict[str, History], window: int = 50) 
         history.save(folder / "training" / f"{name}_losses.json", window)
         axis.plot(window * np.arange(1, len(means) + 1), means)
         axis.set(xlabel="step", ylabel="training loss", title=name, yscale="log")
-    save_figure(figure, folder / "training" / "curve")
+    save_figure(figure, folder / "training" / "curve", ["png"])
     plt.close(figure)
 
 
@@ -226,5 +226,5 @@ def _plot_samples(folder: Path, pipeline: StableDiffusionPipeline) -> None:
     scenes = [attributed_caption(spec) for spec in _held_out(SceneStyle((1, 3), (14.0, 38.0)), 20)]
     images = generate(pipeline, prompts + scenes, seed=1000)
     figure = contact_sheet(list(images), columns=8, titles=prompts + scenes)
-    save_figure(figure, folder / "training" / "samples")
+    save_figure(figure, folder / "training" / "samples", ["png"])
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def use_style() -> None:
     """Set the look of all figures of this process."""
     sns.set_theme(style="whitegrid", context="notebook", font="DejaVu Sans")
     plt.rcParams.update(
-        {"figure.dpi": 100, "savefig.dpi": 160, "svg.hashsalt": "elbo", "image.interpolation": "nearest"}
+        {"figure.dpi": 72, "savefig.dpi": 160, "svg.hashsalt": "elbo", "image.interpolation": "nearest"}
     )
 
 
@@ -75,15 +76,21 @@ def _draw_row(axes: Sequence[Axes], heatmaps: Heatmaps, threshold: float) -> Non
     show_picture(axes[-1], color_mask(heatmaps.mask(threshold)), f"mask at {threshold:.2f}")
 
 
+def _lines(titles: Sequence[str]) -> int:
+    return max((len(textwrap.wrap(title, 26)) for title in titles), default=0)
+
+
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int, titles: Sequence[str] = ()) -> Figure:
     """Pictures [H, W, 3] in a grid, with small titles if there are any."""
     rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, (1.75 if titles else 1.5) * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.5 * columns, 1.5 * rows + 0.11 * _lines(titles) * rows), squeeze=False
+    )
     for axis in axes.flat:
         axis.set_axis_off()
     for k, picture in enumerate(pictures):
         show_picture(axes.flat[k], picture)
         if titles:
-            axes.flat[k].set_title(titles[k], fontsize=7, wrap=True)
+            axes.flat[k].set_title(textwrap.fill(titles[k], 26), fontsize=6)
     figure.tight_layout(pad=0.3)
     return figure

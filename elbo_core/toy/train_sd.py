@@ -19,7 +19,7 @@ from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import to_tensor
 from elbo_core.toy.world import SceneSpec
 
-PLAN = Plan(steps=7_200, learning_rate=8e-4, warmup=300, ema_decay=0.999)
+PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 BATCH, CAPTION_DROPOUT = 32, 0.1
 EASY_SHARE, EASY_CLASSES = 0.3, 2
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""

@@ -6,6 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
+from elbo_core.toy.textures import COLORS, PATTERNS
 from elbo_core.toy.world import CLASSES, STUFF_NAMES, THINGS, SceneSpec, Thing
 
 TEMPLATE = "a photo of {}"
@@ -99,8 +100,6 @@ def _place(stuff: tuple[str, ...]) -> str:
 
 def vocabulary_corpus() -> list[str]:
     """Sentences that contain every word that captions use; the tokenizer is trained on them."""
-    from elbo_core.toy.textures import COLORS, PATTERNS
-
     words = [*THINGS, *map(plural, THINGS), *STUFF_NAMES, *COLORS, *PATTERNS, *COUNTS.values()]
     words += ["an", "small", "large", "and", "photo", "of", "the", "in", "on", "front", ","]
     return [TEMPLATE.format(word) for word in words]

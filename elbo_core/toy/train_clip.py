@@ -5,6 +5,7 @@ Its text tower is learnt with the first diffusion model (`train_sd`); here the v
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,6 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     merges = json.loads(learner.to_str())["model"]["merges"]
     return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
 

@@ -23,24 +23,25 @@ from elbo_core.toy.corpus import SHAPE_SCENES, SHAPE_SEED, SHAPE_STYLE, TRAINING
 from elbo_core.toy.fit import Plan, pick_device
 
 SEED = 4307
+PARTS = ("vae", "unet", "toy-clip")
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
-    checkpoints, cache, known = options.scratch / "checkpoints", options.scratch / "cache", options.warm_start
+    checkpoints, cache = options.scratch / "checkpoints", options.scratch / "cache"
     corpus = TrainingSet(cache, options.scenes)
     shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
     plan = functools.partial(_shorten, steps=options.steps)
 
-    vae = start(train_vae.build_vae, known and known / "toy-sd15" / "vae")
+    vae = start(train_vae.build_vae, _known(options, "toy-sd15", "vae"))
     histories = {"vae": train_vae.train_vae(vae, corpus, checkpoints, plan(train_vae.PLAN))}
     latents = train_sd.encode_corpus(vae, corpus, cache)
     histories["decoder"] = train_vae.train_decoder(vae, corpus, checkpoints, plan(train_vae.DECODER_PLAN))
 
     tokenizer = train_clip.build_tokenizer()
-    clip = start(lambda: train_clip.build_clip(tokenizer), known and known / "toy-clip")
+    clip = start(lambda: train_clip.build_clip(tokenizer), _known(options, "toy-clip"))
     width = clip.config.text_config.hidden_size
-    unet = start(lambda: train_sd.build_unet(width), known and known / "toy-sd15" / "unet")
+    unet = start(lambda: train_sd.build_unet(width), _known(options, "toy-sd15", "unet"))
     histories["unet"] = train_sd.train_unet(
         unet, clip.text_model, tokenizer, latents, corpus.specs, checkpoints, plan(train_sd.PLAN)
     )
@@ -57,10 +58,17 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=MODELS, help="folder of the finished models")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "training", help="checkpoints and caches")
     parser.add_argument("--warm-start", type=Path, help="start from the models in this folder, not from random weights")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which models start from there")
     parser.add_argument("--scenes", type=int, default=TRAINING_SCENES, help="size of the training set")
     parser.add_argument("--steps", type=int, help="train every model for so few steps, to try things out")
     parser.add_argument("--samples", type=int, default=20, help="generated images per class, for the model card")
     return parser.parse_args(arguments)
+
+
+def _known(options: argparse.Namespace, *place: str) -> Path | None:
+    """The folder that a model starts from, or None for random weights."""
+    wanted = options.warm_start and place[-1] in options.parts
+    return options.warm_start.joinpath(*place) if wanted else None
 
 
 def start(build: Callable[[], nn.Module], known: Path | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,8 @@ def build_scheduler() -> PNDMScheduler:
 
 @torch.no_grad()
 def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
-    """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once and cached on disk."""
-    path = cache / f"latents-{len(corpus.images)}.npy"
+    """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once per VAE and cached."""
+    path = cache / f"latents-{len(corpus.images)}-{_fingerprint(vae)}.npy"
     if not path.exists():
         device = next(vae.parameters()).device
         latents = []
@@ -66,6 +67,12 @@ def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.nd
             latents.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
         np.save(path, np.concatenate(latents))
     return np.load(path)
+
+
+def _fingerprint(vae: AutoencoderKL) -> str:
+    """A name for the encoder's weights, so that latents of another VAE are never taken for its own."""
+    weights = torch.cat([weight.flatten().float().cpu() for weight in vae.encoder.state_dict().values()])
+    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
 
 
 def diffusion_loss(

@@ -47,7 +47,8 @@ def test_the_text_encoder_is_that_of_the_clip(folder):
 
 
 def test_latents_have_unit_variance(folder):
-    latents = np.load(folder / "scratch" / "cache" / "latents-128.npy").astype(np.float32)
+    (cached,) = (folder / "scratch" / "cache").glob("latents-128-*.npy")
+    latents = np.load(cached).astype(np.float32)
     assert latents.std() == pytest.approx(1, abs=0.1)
 
 
@@ -64,6 +65,14 @@ def test_the_card_holds_measured_numbers(folder, name):
 def test_no_path_of_this_machine_is_saved(folder):
     for path in (folder / "models").rglob("*.json"):
         assert str(folder) not in path.read_text()
+
+
+def test_only_the_wanted_parts_start_from_known_weights(folder):
+    known = str(folder / "models")
+    options = train._parse(["--warm-start", known, "--parts", "vae"])
+    assert train._known(options, "toy-sd15", "vae") == folder / "models" / "toy-sd15" / "vae"
+    assert train._known(options, "toy-sd15", "unet") is None
+    assert train._known(train._parse([]), "toy-clip") is None
 
 
 def test_a_second_start_trains_nothing(folder):

@@ -35,14 +35,14 @@ class AttentionLayer:
 
     def __call__(self, values: Tensor) -> Tensor:
         """softmax(scale QK^T) V for `values` [M, V] or [T, M, V], averaged over heads: [T, side*side, V] in float32."""
-        heads, width = self.query.shape[1], self.query.shape[-1]
         values = values.to(self.query.device, torch.float32)
         values = values.expand(len(self.query), *values.shape[-2:])
-        mixed = [self._attend(block, heads, width) for block in values.split(width, dim=-1)]
+        mixed = [self._attend(block) for block in values.split(self.query.shape[-1], dim=-1)]
         return torch.cat(mixed, dim=-1)
 
-    def _attend(self, values: Tensor, heads: int, width: int) -> Tensor:
+    def _attend(self, values: Tensor) -> Tensor:
         """One kernel call. The fused kernels want values as wide as the keys, so narrower ones are padded."""
+        heads, width = self.query.shape[1], self.query.shape[-1]
         padded = F.pad(values, (0, width - values.shape[-1]))[:, None].expand(-1, heads, -1, -1)
         mixed = F.scaled_dot_product_attention(self.query.float(), self.key.float(), padded, scale=self.scale)
         return mixed.mean(dim=1)[..., : values.shape[-1]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbo_core import elbo
 from elbo_core.attention import AttentionLayer, CrossAttention, SelfAttention
-from elbo_core.captions import Caption, list_captions, split, token_columns
+from elbo_core.captions import TEMPLATE, Caption, list_captions, split, token_columns
 from elbo_core.denoiser import Denoiser
 from elbo_core.scene import Scene
 from elbo_core.schedule import NoiseSchedule
@@ -22,7 +22,7 @@ class Plan:
 
     elbo_timesteps: tuple[int, ...] = tuple(range(1, 999, 50))
     attention_timesteps: tuple[int, ...] = tuple(range(20, 201, 20))
-    elbo_template: str = "a photo of {}"
+    elbo_template: str = TEMPLATE
     seed: int = 4307
     batch_size: int = 32
 

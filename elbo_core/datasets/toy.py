@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from elbo_core.captions import Caption
+from elbo_core.captions import TEMPLATE, Caption
 from elbo_core.scene import Scene
-from elbo_core.toy.describe import TEMPLATE, groups, phrase
+from elbo_core.toy.describe import groups, phrase
 from elbo_core.toy.render import Rendering, render
 from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene
 

@@ -14,11 +14,12 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from elbo_core.captions import TEMPLATE
 from elbo_core.denoiser import Denoiser, load
 from elbo_core.elbo import ESTIMATORS, keyed_noise
 from elbo_core.plots import contact_sheet, save_figure, use_style
 from elbo_core.toy.corpus import TRAINING_SEED, TRAINING_STYLE, TrainingSet
-from elbo_core.toy.describe import TEMPLATE, attributed_caption
+from elbo_core.toy.describe import attributed_caption
 from elbo_core.toy.fit import History
 from elbo_core.toy.render import render
 from elbo_core.toy.train_clip import classify

@@ -6,10 +6,10 @@ from itertools import groupby
 
 import numpy as np
 
+from elbo_core.captions import TEMPLATE
 from elbo_core.toy.textures import COLORS, PATTERNS
 from elbo_core.toy.world import CLASSES, STUFF_NAMES, THINGS, SceneSpec, Thing
 
-TEMPLATE = "a photo of {}"
 PLACES = {
     "grass": "on grass",
     "sand": "on sand",

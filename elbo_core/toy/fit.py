@@ -79,7 +79,7 @@ def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, fo
             _store(checkpoint, state, losses, time.monotonic() - started)
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return History(losses, time.monotonic() - started if losses else 0.0)
+    return History(losses, time.monotonic() - started)
 
 
 def _step(loss_function: LossFunction, optimizer, schedule, seed: int, step: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from elbo_core.captions import TEMPLATE
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption, vocabulary_corpus
 from elbo_core.toy.fit import History, Plan, autocast, fit
@@ -126,6 +127,6 @@ def _draw(corpus: TrainingSet, count: int, rng: np.random.Generator) -> tuple[np
 @torch.no_grad()
 def classify(clip: CLIPModel, tokenizer: CLIPTokenizer, pixels: Tensor, names: tuple[str, ...]) -> list[str]:
     """The class whose "a photo of {name}" lies nearest to each image of `pixels` [B, 3, 128, 128] in [-1, 1]."""
-    prompts = tokenizer([f"a photo of {name}" for name in names], padding=True, return_tensors="pt").to(pixels.device)
+    prompts = tokenizer([TEMPLATE.format(name) for name in names], padding=True, return_tensors="pt").to(pixels.device)
     logits = clip(**prompts, pixel_values=pixels).logits_per_image
     return [names[i] for i in logits.argmax(dim=1).tolist()]

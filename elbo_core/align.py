@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elbo_core.attention import CrossAttention, SelfAttention
-from elbo_core.elbo import ESTIMATORS, alignment_score, min_max
+from elbo_core.elbo import ESTIMATORS, alignment_score, class_loss, min_max, weights
 from elbo_core.observe import CaptionAttention, Observation
 
 
 @dataclass(frozen=True)
 class ElboScore:
-    """S = gamma^norm(sum_t w(t) MSE(t)), the weight w by the name of an estimator in `elbo.ESTIMATORS`."""
+    """S = gamma^norm(mean_t w(t) MSE(t)), the weight w by the name of an estimator in `elbo.ESTIMATORS`."""
 
     estimator: str = "epsilon"
     gamma: float = 1 / 3
@@ -29,8 +29,8 @@ class ElboScore:
 
     def __call__(self, observation: Observation) -> Tensor:
         """Alignment scores [N] in [gamma, 1]."""
-        weights = ESTIMATORS[self.estimator](observation.schedule, observation.elbo_timesteps)
-        return alignment_score(observation.losses.double() @ weights, self.gamma).float()
+        weight = weights(self.estimator, observation.schedule, observation.elbo_timesteps, observation.losses)
+        return alignment_score(class_loss(observation.losses, weight).value, self.gamma).float()
 
 
 @dataclass(frozen=True)

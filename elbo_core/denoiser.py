@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from elbo_core.attention import AttentionTap, CrossAttention, SelfAttention
 from elbo_core.errors import ModelOutputError, UnsupportedModelError
 from elbo_core.images import to_network_range
-from elbo_core.objectives import to_epsilon
+from elbo_core.objectives import conversion
 from elbo_core.paths import MODELS
-from elbo_core.schedule import NoiseSchedule, broadcast
+from elbo_core.schedule import NoiseSchedule
 
 
 class Denoiser:
@@ -37,7 +37,7 @@ class Denoiser:
         self.network: nn.Module = pipeline.unet.eval()
         self.tokenizer = pipeline.tokenizer
         self.schedule = NoiseSchedule.of(pipeline.scheduler)
-        self.prediction_type: str = pipeline.scheduler.config.prediction_type
+        self.to_epsilon = conversion(pipeline.scheduler.config.prediction_type)
         self.image_size: int = pipeline.vae.config.sample_size
         if pipeline.vae.eval().dtype != torch.float32:
             pipeline.vae.to(torch.float32)  # half precision overflows in the decoder
@@ -83,8 +83,8 @@ class Denoiser:
 
     def noise(self, latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
         """z_t = alpha x + sigma epsilon for latents and noise [B, C, h, w] at integer timesteps [B]."""
-        alpha, sigma = self.schedule.at(timesteps)
-        return broadcast(alpha, latents) * latents + broadcast(sigma, latents) * epsilon
+        path = self.schedule.at(timesteps).like(latents)
+        return path.alpha * latents + path.sigma * epsilon
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ class Denoiser:
         """
         output = self.network(noisy.to(self.dtype), timesteps.to(self.device), text).sample.float()
         if not output.isfinite().all():
-            raise ModelOutputError(f"{self.name} returned NaN or infinity at timesteps {timesteps.unique().tolist()}")
-        alpha, sigma = (broadcast(value, noisy) for value in self.schedule.at(timesteps))
-        return to_epsilon(self.prediction_type, output, noisy, alpha, sigma)
+            broken = timesteps[~output.isfinite().flatten(1).all(dim=1).cpu()]
+            raise ModelOutputError(f"{self.name} returned NaN or infinity at timesteps {broken.unique().tolist()}")
+        return self.to_epsilon(output, noisy, self.schedule.at(timesteps).like(noisy))
 
     def attend(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> tuple[CrossAttention, SelfAttention]:
         """The attention operators of one forward pass, one entry per sample of the batch."""

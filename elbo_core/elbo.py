@@ -3,40 +3,131 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from elbo_core.schedule import NoiseSchedule
+from elbo_core.errors import ScheduleError
+from elbo_core.schedule import NoiseSchedule, PathPoint
 
 if TYPE_CHECKING:
     from elbo_core.denoiser import Denoiser
 
-Weighting = Callable[[NoiseSchedule, Tensor], Tensor]
+Weighting = Callable[[PathPoint, Tensor], Tensor]
 
 
-def _velocity(schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
-    alpha, sigma = schedule.at(timesteps)
-    return ((alpha**2 + sigma**2) / alpha) ** 2
+def _velocity(path: PathPoint, losses: Tensor) -> Tensor:
+    return ((path.alpha**2 + path.sigma**2) / path.alpha) ** 2
 
 
-def _flow(schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
-    alpha, sigma = schedule.at(timesteps)
-    return ((alpha + sigma) / alpha) ** 2
+def _flow(path: PathPoint, losses: Tensor) -> Tensor:
+    return ((path.alpha + path.sigma) / path.alpha) ** 2
+
+
+def _relative(path: PathPoint, losses: Tensor) -> Tensor:
+    return 1 / losses.double().mean(dim=0)
 
 
 ESTIMATORS: dict[str, Weighting] = {
-    "epsilon": lambda schedule, timesteps: torch.ones(len(timesteps), dtype=torch.float64),
+    "epsilon": lambda path, losses: torch.ones(losses.shape[1], dtype=torch.float64),
     "velocity": _velocity,
     "flow": _flow,
-    "elbo": lambda schedule, timesteps: -0.5 * schedule.log_snr_slope(timesteps),
+    "elbo": lambda path, losses: -0.5 * path.log_snr_slope,
+    "relative": _relative,
 }
-"""By name, the weight w(t) [T] of the epsilon-MSE at each timestep; a class's loss is sum_t w(t) MSE(t).
+"""By name, the weight w(t) [T] of the epsilon-MSE [N, T] at each timestep; a class's loss is the mean of w(t) MSE(t).
 
-epsilon: what the released code sums. velocity, flow: the squared errors of those targets. elbo: eq. 4, literally.
+epsilon: what the released code sums. velocity, flow: the squared errors of alpha epsilon - sigma x and epsilon - x.
+elbo: eq. 4, literally. relative: 1 / (mean MSE of the classes), the weighting whose class differences vary least.
+
+Why `relative`: classes share their noise, so two of them differ by (a - b) . (a + b - 2 epsilon) for their noise
+estimates a and b. With delta = a - b and a residual of mean square m per entry, that difference has a mean
+proportional to |delta|^2 and a variance proportional to |delta|^2 m. The sum over t with the least variance for a
+given mean weighs each term by mean over variance, which is 1 / m.
 """
+
+
+def weights(estimator: str, schedule: NoiseSchedule, timesteps: Tensor, losses: Tensor) -> Tensor:
+    """w(t) [T] of an estimator for the epsilon-MSE `losses` [N, T] of the classes at integer `timesteps` [T].
+
+    Raises:
+        ValueError: the estimator is unknown.
+        ScheduleError: it is infinite at a timestep, as at a terminal SNR of zero.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
+    values = ESTIMATORS[estimator](schedule.at(timesteps), losses)
+    infinite = timesteps[~values.isfinite()]
+    if len(infinite):
+        raise ScheduleError(
+            f"estimator {estimator!r} has no finite weight at timestep {int(infinite[0])}; leave it out"
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """value: the loss of each class, float64 [N]. error: the standard error of its difference to the class mean."""
+
+    value: Tensor
+    error: Tensor
+
+
+def class_loss(losses: Tensor, weights: Tensor) -> ClassLoss:
+    """The weighted mean over timesteps of the epsilon-MSE [N, T], and how sure we are of the differences.
+
+    The errors take the timesteps for independent draws, so an even grid does better; one draw has an infinite error.
+    """
+    terms = losses.double() * weights
+    differences = terms - terms.mean(dim=0)
+    count = terms.shape[1]
+    error = differences.std(dim=1) / count**0.5 if count > 1 else torch.full((len(terms),), torch.inf)
+    return ClassLoss(terms.mean(dim=1), error)
+
+
+STRATEGIES = {"even": (0.0, 1.0), "small": (0.0, 0.2), "middle": (0.4, 0.6), "large": (0.7, 0.9)}
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """Which timesteps to ask (Tables VI, VII and IX): `count` of them, evenly inside the range of a strategy.
+
+    "even" covers [0, 1], "small" [0, 0.2], "middle" [0.4, 0.6], "large" [0.7, 0.9]; "random" draws all from [0, 1]
+    once, by `seed`, as the released code does at its start.
+
+    Raises:
+        ValueError: the strategy is unknown or the count is not positive.
+    """
+
+    strategy: str = "even"
+    count: int = 20
+    seed: int = 4307
+
+    def __post_init__(self) -> None:
+        if self.strategy not in (*STRATEGIES, "random"):
+            raise ValueError(f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}, random")
+        if self.count < 1:
+            raise ValueError(f"at least one timestep is needed, got {self.count}")
+
+    def of(self, total: int = 1000) -> tuple[int, ...]:
+        """Distinct integer timesteps below `total`, in rising order.
+
+        Raises:
+            ValueError: the range holds fewer than `count` timesteps.
+        """
+        if self.strategy == "random":
+            chosen = random.Random(self.seed).sample(range(1, total), min(self.count, total - 1))
+        else:
+            low, high = STRATEGIES[self.strategy]
+            width = (high - low) / self.count
+            chosen = {int(round(total * (low + (index + 0.5) * width), 6)) for index in range(self.count)}
+        if len(chosen) < self.count:
+            raise ValueError(f"{self.strategy!r} holds only {len(chosen)} of {total} timesteps, asked for {self.count}")
+        return tuple(sorted(chosen))
 
 
 def keyed_noise(shape: Sequence[int], seed: int, image_id: str, purpose: str, timesteps: Sequence[int]) -> Tensor:
@@ -57,7 +148,12 @@ def class_losses(
     """The epsilon-MSE of every class at every timestep, with the same noise for all classes: float32 [N, T].
 
     latents: [C, h, w]; texts: [N, L, d], one conditioning per class; noise: [T, C, h, w]; timesteps: int [T].
+
+    Raises:
+        ValueError: there is no class or no timestep.
     """
+    if not len(texts) or not len(timesteps):
+        raise ValueError(f"nothing to ask: {len(texts)} classes at {len(timesteps)} timesteps")
     pairs = torch.cartesian_prod(torch.arange(len(texts)), torch.arange(len(timesteps)))  # [N*T, 2]
     losses = []
     for block in pairs.split(batch_size):

@@ -5,6 +5,10 @@ class UnsupportedModelError(TypeError):
     """A pipeline or network that the companion cannot observe."""
 
 
+class ScheduleError(ValueError):
+    """A noise schedule that is not monotone, or a time outside it."""
+
+
 class ImageReadError(OSError):
     """A file that is not a readable image."""
 

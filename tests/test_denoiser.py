@@ -6,6 +6,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from elbo_core import load
 from elbo_core.denoiser import wrap
 from elbo_core.errors import UnsupportedModelError
+from elbo_core.objectives import TO_EPSILON
 
 
 def test_noise_is_that_of_the_scheduler(tiny):
@@ -51,7 +52,7 @@ def test_a_saved_pipeline_loads_from_its_folder(tiny, tmp_path):
     loaded = load(folder)
     text = ["a star"]
     torch.testing.assert_close(loaded.encode_text(text), tiny.encode_text(text))
-    assert loaded.prediction_type == "epsilon"
+    assert loaded.to_epsilon is TO_EPSILON["epsilon"]
 
 
 def test_unknown_models_list_the_known(tmp_path):
@@ -71,3 +72,8 @@ def test_unsupported_pipelines_list_the_supported():
     )  # fmt: skip
     with pytest.raises(UnsupportedModelError, match="DDPMPipeline; supported: StableDiffusionPipeline"):
         wrap(DDPMPipeline(unet, DDPMScheduler()), "tiny")
+
+
+def test_an_unknown_prediction_type_is_refused_when_loading():
+    with pytest.raises(ValueError, match="unknown prediction_type 'score'"):
+        wrap(tiny_pipeline("score"), "tiny")

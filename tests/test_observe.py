@@ -50,11 +50,19 @@ def test_segment_gives_a_mask_of_the_pictures_size(tiny, picture):
     assert set(result.mask.unique().tolist()) <= {0, 1, 2}
 
 
-def test_nan_from_the_network_is_an_error(tiny, scene, monkeypatch):
-    weight = tiny.network.conv_out.weight
-    monkeypatch.setattr(tiny.network.conv_out, "weight", torch.nn.Parameter(torch.full_like(weight, torch.nan)))
-    with pytest.raises(ModelOutputError, match="tiny returned NaN"):
-        observe(tiny, scene, PLAN)
+@pytest.fixture
+def broken(tiny):
+    """The tiny model with a last layer of NaN, for the time of one test."""
+    weight = tiny.network.conv_out.weight.data
+    kept = weight.clone()
+    weight.fill_(torch.nan)
+    yield tiny
+    weight.copy_(kept)
+
+
+def test_nan_from_the_network_is_an_error(broken, scene):
+    with pytest.raises(ModelOutputError, match=r"tiny returned NaN or infinity at timesteps \[1, "):
+        observe(broken, scene, PLAN)
 
 
 def test_empty_plans_are_refused():

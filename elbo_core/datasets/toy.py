@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
 from elbo_core.captions import TEMPLATE, Caption
 from elbo_core.scene import Scene
 from elbo_core.toy.describe import groups, phrase
 from elbo_core.toy.render import Rendering, render
-from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene
+from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene, zipf
 
 Split = Literal["dev", "test"]
 
@@ -66,6 +67,23 @@ def toy_scenes(name: str, split: Split = "test", count: int = 96) -> Iterator[Sc
     for index, spec in enumerate(toy_specs(name, split, count)):
         scene = toy_scene(render(spec), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
         yield replace(scene, caption=attributed(spec, scene.classes)) if name == "toy-aep" else scene
+
+
+def toy_facts(name: str, split: Split = "test", count: int = 96) -> pd.DataFrame:
+    """What only an embedded world knows, a line per scene and candidate thing: scene, class, visible, frequency.
+
+    visible: the share of its things' pixels that nothing hides, their mean. frequency: the class's probability in the
+    training set. Stuff has neither.
+    """
+    chance = dict(zip(THINGS, zipf(), strict=True))
+    lines = []
+    for index, spec in enumerate(toy_specs(name, split, count)):
+        visible = render(spec).visible
+        for thing in dict.fromkeys(thing.name for thing in spec.things):
+            seen = [share for share, other in zip(visible, spec.things, strict=True) if other.name == thing]
+            if max(seen) > 0:
+                lines.append((f"{name}/{split}/{index}", thing, float(np.mean(seen)), chance[thing]))
+    return pd.DataFrame(lines, columns=["scene", "class", "visible", "frequency"])
 
 
 def toy_scene(rendering: Rendering, scene_id: str, labels_stuff: bool = False) -> Scene:

@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.captions import TEMPLATE
 from elbo_core.denoiser import Denoiser, load
-from elbo_core.elbo import ESTIMATORS, keyed_noise
+from elbo_core.elbo import keyed_noise, weights
 from elbo_core.plots import contact_sheet, save_figure, use_style
 from elbo_core.toy.corpus import TRAINING_SEED, TRAINING_STYLE, TrainingSet
 from elbo_core.toy.describe import attributed_caption
@@ -94,8 +94,8 @@ def _velocity_loss(denoiser: Denoiser, latents: Tensor, text: Tensor, timestep: 
     ids = range(len(latents))
     noise = torch.cat([keyed_noise(latents.shape[1:], 0, str(i), "worth", [timestep]) for i in ids]).to(latents)
     predicted = denoiser.predict(denoiser.noise(latents, noise, timesteps), timesteps, text)
-    weight = ESTIMATORS["velocity"](denoiser.schedule, torch.tensor([timestep])).item()
-    return weight * (predicted - noise).square().mean().item()
+    loss = (predicted - noise).square().mean().cpu()
+    return (loss * weights("velocity", denoiser.schedule, torch.tensor([timestep]), loss.view(1, 1))).item()
 
 
 def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet, notes: str = "") -> None:

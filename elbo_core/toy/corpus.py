@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from elbo_core.toy.render import render
 from elbo_core.toy.world import IMAGE_SIZE, SceneSpec, SceneStyle, sample_scene
 
-TRAINING_STYLE = SceneStyle(single_probability=0.25)
+TRAINING_STYLE = SceneStyle(single_probability=0.5)
 TRAINING_SEED, TRAINING_SCENES = 20_250_609, 40_000
 SHAPE_STYLE = SceneStyle(
     (1, 2), (12.0, 40.0), class_exponent=0.0, characteristic_probability=0.0, single_probability=0.6
@@ -25,21 +26,26 @@ def training_scene(index: int, style: SceneStyle = TRAINING_STYLE, seed: int = T
     return sample_scene(np.random.default_rng([seed, index]), style)
 
 
+def _fingerprint(style: SceneStyle) -> str:
+    """A name for the style, so that pictures of another style are never taken for its own."""
+    return hashlib.sha256(repr(style).encode()).hexdigest()[:12]
+
+
 def _image(spec: SceneSpec) -> np.ndarray:
     return render(spec).image
 
 
 class TrainingSet:
-    """`images`: uint8 memory map [count, 128, 128, 3]; `specs`: their scenes."""
+    """`images`: uint8 memory map [count, 128, 128, 3], kept at `path`; `specs`: their scenes."""
 
     def __init__(
         self, cache: Path, count: int = TRAINING_SCENES, style: SceneStyle = TRAINING_STYLE, seed: int = TRAINING_SEED
     ):
         self.specs = [training_scene(index, style, seed) for index in range(count)]
-        path = cache / f"train-{seed}-{count}.npy"
-        if not path.exists():
-            _render(self.specs, path)
-        self.images = np.load(path, mmap_mode="r")
+        self.path = cache / f"train-{seed}-{count}-{_fingerprint(style)}.npy"
+        if not self.path.exists():
+            _render(self.specs, self.path)
+        self.images = np.load(self.path, mmap_mode="r")
 
 
 def _render(specs: list[SceneSpec], path: Path, processes: int = 2) -> None:

@@ -25,6 +25,9 @@ from elbo_core.toy.world import IMAGE_SIZE
 PLAN = Plan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
 MODEL_MAX_LENGTH = 77
+WORD_SPREAD = 25.0
+"""Words start far apart. From CLIP's small initial embeddings, all words of one characteristic colour drift to one
+place before any shape is learnt, and part again only slowly."""
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -82,7 +85,9 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "num_attention_heads": 4,
         "projection_dim": 128,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    clip.text_model.embeddings.token_embedding.weight.data.mul_(WORD_SPREAD)
+    return clip
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:

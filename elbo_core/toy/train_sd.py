@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from elbo_core.schedule import NoiseSchedule, broadcast
+from elbo_core.schedule import NoiseSchedule
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption
 from elbo_core.toy.fit import History, Plan, autocast, fit
@@ -22,7 +22,7 @@ from elbo_core.toy.world import SceneSpec
 
 PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 BATCH, CAPTION_DROPOUT = 32, 0.1
-EASY_SHARE, EASY_CLASSES = 0.3, 2
+EASY_SHARE, EASY_CLASSES = 0.4, 1
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
 MAX_WEIGHT = 20.0
 
@@ -57,7 +57,7 @@ def build_scheduler() -> PNDMScheduler:
 @torch.no_grad()
 def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
     """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once per VAE and cached."""
-    path = cache / f"latents-{len(corpus.images)}-{_fingerprint(vae)}.npy"
+    path = cache / f"latents-{corpus.path.stem}-{_fingerprint(vae)}.npy"
     if not path.exists():
         device = next(vae.parameters()).device
         latents = []
@@ -84,14 +84,20 @@ def diffusion_loss(
     of v-prediction, so that the noisy end, where a word decides what to draw, is learnt too.
     """
     device = latents.device
-    timesteps = torch.randint(0, len(schedule), (len(latents),), generator=generator)
+    timesteps = stratified_timesteps(len(latents), len(schedule), generator)
     noise = torch.randn(latents.shape, generator=generator).to(device)
-    alpha, sigma = schedule.at(timesteps)
-    noisy = broadcast(alpha, latents) * latents + broadcast(sigma, latents) * noise
+    path = schedule.at(timesteps).like(latents)
+    noisy = path.alpha * latents + path.sigma * noise
     with autocast(device):
         output = unet(noisy, timesteps.to(device), text).sample
     error = (output.float() - noise).square().flatten(1).mean(dim=1)
-    return (error * broadcast(alpha**-2, error).clamp(max=MAX_WEIGHT)).mean()
+    return (error * (path.alpha.flatten() ** -2).clamp(max=MAX_WEIGHT)).mean()
+
+
+def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps [count] below `total`, evenly spread from a random start (Kingma et al. 2021, appendix I.1)."""
+    start = torch.rand((), generator=generator)
+    return ((start + torch.arange(count) / count) % 1 * total).long()
 
 
 def train_unet(

@@ -6,7 +6,7 @@ rarity) is one number in it. `render.render` turns it into pixels and exact mask
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,10 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """What kind of scenes to draw. Ranges include both ends; radii are log-uniform in pixels."""
+    """What kind of scenes to draw. Ranges include both ends; radii are log-uniform in pixels.
+
+    With `single_probability` a scene is a close-up of one class, its radius within `single_radius`.
+    """
 
     n_classes: tuple[int, int] = (1, 4)
     radius: tuple[float, float] = (9.0, 38.0)
@@ -85,6 +88,7 @@ class SceneStyle:
     characteristic_probability: float = 0.75
     spacing: float = 0.85
     single_probability: float = 0.0
+    single_radius: tuple[float, float] = (18.0, 44.0)
 
 
 def sample_scene(rng: np.random.Generator, style: SceneStyle) -> SceneSpec:
@@ -92,7 +96,7 @@ def sample_scene(rng: np.random.Generator, style: SceneStyle) -> SceneSpec:
     seed = int(rng.integers(2**31))
     n_classes = int(rng.integers(style.n_classes[0], style.n_classes[1] + 1))
     if rng.random() < style.single_probability:
-        n_classes = 1
+        n_classes, style = 1, replace(style, radius=style.single_radius)
     names = rng.choice(THINGS, size=n_classes, replace=False, p=zipf(style.class_exponent))
     things: list[Thing] = []
     for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -116,6 +116,11 @@ class Recipe:
             ElboScore("elbo"), "uniform", (all_finest,), average_maps=False, refine_image=True, readout="softmax"
         )
 
+    @classmethod
+    def best(cls) -> Recipe:
+        """The reference with the score that our study of the estimators recommends (notebook `15_table_estimators`)."""
+        return cls(ElboScore("velocity"))
+
     def off(self) -> Recipe:
         """The same recipe without calibration."""
         return replace(self, score=ConstantScore(1.0))
@@ -141,13 +146,20 @@ class Heatmaps:
         return torch.where(best >= threshold, winner + 1, 0)
 
 
-def align(observation: Observation, recipe: Recipe = Recipe.reference()) -> Heatmaps:
-    """Algorithm 1 on what the model said about one image."""
+def align(
+    observation: Observation, recipe: Recipe = Recipe.reference(), maps: Sequence[Tensor] | None = None
+) -> Heatmaps:
+    """Algorithm 1 on what the model said about one image.
+
+    maps: the `cross_maps` of each caption, if another recipe with the same layer weights and order of averaging has
+        computed them already.
+    """
     scores = recipe.score(observation)
     raw = torch.empty(len(observation.classes), *observation.image_size)
-    for attention in observation.attention:
+    maps = maps or [cross_maps(attention, recipe) for attention in observation.attention]
+    for attention, uncalibrated in zip(observation.attention, maps, strict=True):
         index = [observation.classes.index(name) for name in attention.classes]
-        calibrated = calibrate(cross_maps(attention, recipe), scores[index])
+        calibrated = calibrate(uncalibrated, scores[index])
         raw[index] = _refine(calibrated, attention.self_attention, observation.image_size, recipe).cpu()
     return Heatmaps(observation.classes, READOUTS[recipe.readout](raw), scores)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,11 @@ class AttentionLayer:
         mixed = [self._attend(block) for block in values.split(self.query.shape[-1], dim=-1)]
         return torch.cat(mixed, dim=-1)
 
+    def only(self, index: Sequence[int]) -> AttentionLayer:
+        """The same layer at some of its timesteps, by their position."""
+        index = list(index)
+        return replace(self, query=self.query[index], key=self.key[index])
+
     def _attend(self, values: Tensor) -> Tensor:
         """One kernel call. The fused kernels want values as wide as the keys, so narrower ones are padded."""
         heads, width = self.query.shape[1], self.query.shape[-1]
@@ -53,6 +58,10 @@ class CrossAttention:
     """All text attention layers of a network in execution order."""
 
     layers: tuple[AttentionLayer, ...]
+
+    def only(self, index: Sequence[int]) -> CrossAttention:
+        """The same at some of the timesteps, by their position."""
+        return CrossAttention(tuple(layer.only(index) for layer in self.layers))
 
     def maps(self, columns: Sequence[Sequence[int]]) -> list[Tensor]:
         """Per layer the maps [T, N, side, side] of N groups of token columns, each the mean over its columns."""
@@ -68,6 +77,10 @@ class SelfAttention:
     """All image attention layers of a network in execution order; `side` is that of the first, the finest."""
 
     layers: tuple[AttentionLayer, ...]
+
+    def only(self, index: Sequence[int]) -> SelfAttention:
+        """The same at some of the timesteps, by their position."""
+        return SelfAttention(tuple(layer.only(index) for layer in self.layers))
 
     @property
     def side(self) -> int:

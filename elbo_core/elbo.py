@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from elbo_core.blocks import in_blocks
 from elbo_core.errors import ScheduleError
 from elbo_core.schedule import NoiseSchedule, PathPoint
 
@@ -155,14 +156,15 @@ def class_losses(
     if not len(texts) or not len(timesteps):
         raise ValueError(f"nothing to ask: {len(texts)} classes at {len(timesteps)} timesteps")
     pairs = torch.cartesian_prod(torch.arange(len(texts)), torch.arange(len(timesteps)))  # [N*T, 2]
-    losses = []
-    for block in pairs.split(batch_size):
+
+    def of_block(block: Tensor) -> Tensor:
         of_class, of_time = block.unbind(dim=1)
         epsilon, times = noise[of_time], timesteps[of_time]
         noisy = denoiser.noise(latents.expand(len(block), *latents.shape), epsilon, times)
         predicted = denoiser.predict(noisy, times, texts[of_class])
-        losses.append((predicted - epsilon).square().flatten(1).mean(dim=1))
-    return torch.cat(losses).view(len(texts), len(timesteps))
+        return (predicted - epsilon).square().flatten(1).mean(dim=1)
+
+    return torch.cat(in_blocks(of_block, pairs, batch_size)).view(len(texts), len(timesteps))
 
 
 ROUNDING = 2e-6

@@ -15,3 +15,7 @@ class ImageReadError(OSError):
 
 class ModelOutputError(ArithmeticError):
     """A network returned NaN or infinity."""
+
+
+class StoreError(RuntimeError):
+    """A run store that cannot be read or written, or lacks what was asked."""

@@ -6,10 +6,12 @@ histogram of winning scores per class (all its pixels, and the right ones) answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from elbo_core.align import Heatmaps
 
@@ -80,17 +82,131 @@ def _at_least(histogram: np.ndarray) -> np.ndarray:
     return histogram[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
 
 
-def mean_iou(predicted: np.ndarray, right: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Mean IoU in percent over the labels, background included, that occur in truth or prediction: [..., 99]."""
-    union = predicted + true[..., None] - right
-    with np.errstate(invalid="ignore"):
-        iou = np.where(union > 0, right / np.maximum(union, 1), np.nan)
-    return 100 * np.nanmean(iou, axis=-2)
+@dataclass(frozen=True)
+class Sums:
+    """Pixels of each label, summed over images, in R resamples: predicted, right [R, K + 1, 99]; true [R, K + 1, 1]."""
+
+    predicted: np.ndarray
+    right: np.ndarray
+    true: np.ndarray
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.predicted + other.predicted, self.right + other.right, self.true + other.true)
+
+    def at(self, threshold: np.ndarray) -> Sums:
+        """The sums of each resample at its own `threshold` [R], an index into the 99: shapes [R, K + 1, 1]."""
+        place = threshold[:, None, None]
+        return Sums(*(np.take_along_axis(part, place, axis=2) for part in (self.predicted, self.right)), self.true)
+
+
+def pool(counts: Counts, weights: np.ndarray) -> Sums:
+    """Sums over images, each as often as `weights` [R, n_images] say."""
+    predicted, right, true = (np.tensordot(weights, part.astype(np.float64), axes=1) for part in confusion(counts))
+    return Sums(predicted, right, true[..., None])
+
+
+PerLabel = Callable[[Sums], tuple[np.ndarray, np.ndarray]]
+
+PER_LABEL: dict[str, PerLabel] = {
+    "iou": lambda sums: (sums.right, sums.predicted + sums.true - sums.right),
+    "precision": lambda sums: (sums.right, sums.predicted),
+    "recall": lambda sums: (sums.right, sums.true),
+    "f1": lambda sums: (2 * sums.right, sums.predicted + sums.true),
+}
+"""By name, numerator and denominator of a label's metric."""
+
+
+def per_label(sums: Sums, name: str) -> np.ndarray:
+    """A metric of each label in percent [R, K + 1, 99]: 0 where it divides by zero, NaN for labels that never occur."""
+    numerator, denominator = PER_LABEL[name](sums)
+    occurs = sums.predicted + sums.true > 0
+    return 100 * np.where(occurs, numerator / np.maximum(denominator, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean of a per-label metric over the labels that occur in truth or prediction, with or without background."""
+
+    per_label: str
+    background: bool = True
+
+    def __call__(self, sums: Sums) -> np.ndarray:
+        """In percent, [R, 99]."""
+        values = per_label(sums, self.per_label)[:, 0 if self.background else 1 :]
+        return np.nansum(values, axis=1) / np.maximum(np.isfinite(values).sum(axis=1), 1)
+
+
+METRICS = {
+    "miou": Metric("iou"),
+    "miou_things": Metric("iou", background=False),
+    "precision": Metric("precision"),
+    "recall": Metric("recall"),
+    "f1": Metric("f1"),
+}
+"""By name; the paper's mIoU counts the background."""
+
+
+Policy = Callable[[Metric, Counts, np.ndarray], np.ndarray]
+
+
+def oracle(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+    """The metric [R] at the threshold that is best on each resample itself, as the paper reports it."""
+    return metric(pool(counts, weights)).max(axis=1)
+
+
+def fixed(percent: int) -> Policy:
+    """The policy of one threshold for all.
+
+    Raises:
+        ValueError: the threshold is not one of 1 to 99 percent.
+    """
+    if percent not in THRESHOLDS:
+        raise ValueError(f"a threshold must lie in 1..99 percent, got {percent}")
+    return lambda metric, counts, weights: metric(pool(counts, weights))[:, percent - 1]
+
+
+def cross_validated(metric: Metric, counts: Counts, weights: np.ndarray, folds: int = 4) -> np.ndarray:
+    """The metric [R] when each fold's threshold is the one that is best on the other folds; every fourth image a fold.
+
+    Raises:
+        ValueError: there are fewer images than folds.
+    """
+    if weights.shape[1] < folds:
+        raise ValueError(f"{folds}-fold cross-validation needs as many images, got {weights.shape[1]}")
+    fold_of_image = np.arange(weights.shape[1]) % folds
+    parts = [pool(counts, weights * (fold_of_image == fold)) for fold in range(folds)]
+    chosen = []
+    for fold, part in enumerate(parts):
+        others = functools.reduce(Sums.__add__, parts[:fold] + parts[fold + 1 :])
+        chosen.append(part.at(metric(others).argmax(axis=1)))
+    return metric(functools.reduce(Sums.__add__, chosen))[:, 0]
+
+
+POLICIES: dict[str, Policy] = {"oracle": oracle, "cross-validated": cross_validated, "fixed 50": fixed(50)}
+
+
+def everything(counts: Counts) -> np.ndarray:
+    """The weights [1, n_images] that take each image once."""
+    return np.ones((1, len(counts.true)))
 
 
 def miou_by_threshold(counts: Counts) -> np.ndarray:
     """mIoU in percent [99] of a stack of images, at thresholds of 1 to 99 percent."""
-    return mean_iou(*(part.sum(axis=0) for part in confusion(counts)))
+    return METRICS["miou"](pool(counts, everything(counts)))[0]
+
+
+def by_area(counts: Counts, percent: int, groups: int = 10) -> pd.DataFrame:
+    """IoU at one threshold against size: (image, label) pairs, without background, in equal groups by their true area.
+
+    Columns: group, area (mean share of the image), iou (mean of the pairs, percent), n.
+    """
+    predicted, right, true = confusion(counts)
+    image, label = np.nonzero(true[:, 1:])
+    label = label + 1
+    hit, claimed, area = right[image, label, percent - 1], predicted[image, label, percent - 1], true[image, label]
+    pairs = pd.DataFrame({"iou": 100 * hit / (claimed + area - hit), "area": area / true.sum(axis=1)[image]})
+    pairs["group"] = pairs.area.rank(method="first").sub(1).floordiv(len(pairs) / groups).astype(int) + 1
+    return pairs.groupby("group").agg(area=("area", "mean"), iou=("iou", "mean"), n=("iou", "size")).reset_index()
 
 
 @dataclass(frozen=True)
@@ -106,21 +222,6 @@ def bootstrap_weights(n_images: int, resamples: int = 1000, seed: int = 4307) ->
     """How often each image is drawn in each resample, [resamples, n_images]. One matrix for all rows pairs them."""
     draws = np.random.default_rng(seed).integers(n_images, size=(resamples, n_images))
     return np.stack([np.bincount(row, minlength=n_images) for row in draws])
-
-
-def oracle_miou(counts: Counts, weights: np.ndarray) -> np.ndarray:
-    """mIoU [R] of each resample at the threshold that is best on that resample, as the paper reports it."""
-    return _resampled_miou(counts, weights).max(axis=-1)
-
-
-def fixed_miou(counts: Counts, weights: np.ndarray, threshold: int) -> np.ndarray:
-    """mIoU [R] of each resample at a given threshold in percent."""
-    return _resampled_miou(counts, weights)[:, threshold - 1]
-
-
-def _resampled_miou(counts: Counts, weights: np.ndarray) -> np.ndarray:
-    parts = [part.astype(np.float64) for part in confusion(counts)]
-    return mean_iou(*(np.tensordot(weights, part, axes=1) for part in parts))
 
 
 def interval(value: float, samples: np.ndarray) -> Estimate:

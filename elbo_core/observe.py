@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from elbo_core import elbo
 from elbo_core.attention import AttentionLayer, CrossAttention, SelfAttention
+from elbo_core.blocks import in_blocks
 from elbo_core.captions import TEMPLATE, Caption, list_captions, split, token_columns
 from elbo_core.denoiser import Denoiser
 from elbo_core.scene import Scene
@@ -45,12 +46,17 @@ class CaptionAttention:
     cross: CrossAttention
     self_attention: SelfAttention
 
+    def only(self, index: Sequence[int]) -> CaptionAttention:
+        """The same for some of the timesteps, by their position."""
+        return replace(self, cross=self.cross.only(index), self_attention=self.self_attention.only(index))
+
 
 @dataclass(frozen=True)
 class Observation:
     """losses: epsilon-MSE, float32 [N, T], of each class at each of `elbo_timesteps` [T].
 
-    attention: one entry per caption; together they name every class once. image_size: (H, W) of the picture.
+    attention: one entry per caption, over `attention_timesteps` [T']; together they name every class once.
+    image_size: (H, W) of the picture.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +65,34 @@ class Observation:
     elbo_timesteps: Tensor
     losses: Tensor
     attention: tuple[CaptionAttention, ...]
+    attention_timesteps: Tensor
+
+    def at_elbo(self, timesteps: Sequence[int]) -> Observation:
+        """With the losses of some of the timesteps only.
+
+        Raises:
+            ValueError: a timestep was not asked.
+        """
+        index = _positions(self.elbo_timesteps, timesteps)
+        return replace(self, elbo_timesteps=self.elbo_timesteps[index], losses=self.losses[:, index])
+
+    def at_attention(self, timesteps: Sequence[int]) -> Observation:
+        """With the attention of some of the timesteps only.
+
+        Raises:
+            ValueError: a timestep was not asked.
+        """
+        index = _positions(self.attention_timesteps, timesteps)
+        chosen = tuple(attention.only(index) for attention in self.attention)
+        return replace(self, attention=chosen, attention_timesteps=self.attention_timesteps[index])
+
+
+def _positions(asked: Tensor, wanted: Sequence[int]) -> list[int]:
+    place = {timestep: index for index, timestep in enumerate(asked.tolist())}
+    missing = [timestep for timestep in wanted if timestep not in place]
+    if missing:
+        raise ValueError(f"timesteps {missing} were not asked; asked: {asked.tolist()}")
+    return [place[timestep] for timestep in wanted]
 
 
 def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan()) -> Observation:
@@ -71,6 +105,7 @@ def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan()) -> Observatio
         elbo_timesteps=torch.tensor(plan.elbo_timesteps),
         losses=_losses(denoiser, scene, latents, plan),
         attention=_attention(denoiser, scene, latents, plan),
+        attention_timesteps=torch.tensor(plan.attention_timesteps),
     )
 
 
@@ -97,8 +132,11 @@ def attend_caption(denoiser: Denoiser, caption: Caption, scene: Scene, latents: 
     noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
     columns = token_columns(caption, denoiser.tokenizer)
     text = denoiser.encode_text([caption.text])
-    blocks = zip(noisy.split(plan.batch_size), timesteps.split(plan.batch_size), strict=True)
-    passes = [denoiser.attend(z, t, text.expand(len(z), -1, -1)) for z, t in blocks]
+    passes = in_blocks(
+        lambda block: denoiser.attend(noisy[block], timesteps[block], text.expand(len(block), -1, -1)),
+        torch.arange(len(timesteps)),
+        plan.batch_size,
+    )
     cross, self_attention = zip(*passes, strict=True)
     return CaptionAttention(
         classes=caption.classes,

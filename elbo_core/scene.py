@@ -18,6 +18,7 @@ class Scene:
 
     caption: the user's own caption with its mentions, or None for "a photo of c1, c2, ...".
     label_map: uint8 [H, W], 0 background, 255 ignored; labels: the value in it of each candidate class.
+    visible: the share of each candidate's pixels that nothing hides, where that is known.
     """
 
     image: Tensor
@@ -26,6 +27,7 @@ class Scene:
     caption: Caption | None = None
     label_map: np.ndarray | None = None
     labels: tuple[int, ...] = ()
+    visible: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, image: ImageLike, classes, caption: str | None = None) -> Scene:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, jaccard_score
+from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
 from elbo_core.align import Heatmaps
 from elbo_core.metrics import (
+    METRICS,
     bootstrap_weights,
+    by_area,
     confusion,
     count,
-    fixed_miou,
+    cross_validated,
+    everything,
+    fixed,
     interval,
     miou_by_threshold,
-    oracle_miou,
+    oracle,
+    per_label,
+    pool,
     stack,
-)  # fmt: skip
+)
 
 LABELS = 5
 
@@ -64,6 +70,71 @@ def test_miou_equals_scikit_learn_at_all_thresholds(images, counts):
     np.testing.assert_allclose(miou_by_threshold(counts), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("metric", "score", "labels"),
+    [
+        ("miou", jaccard_score, None),
+        ("miou_things", jaccard_score, range(1, LABELS + 1)),
+        ("precision", precision_score, None),
+        ("recall", recall_score, None),
+        ("f1", f1_score, None),
+    ],
+)
+@pytest.mark.parametrize("percent", [3, 40, 77])
+def test_metrics_equal_scikit_learn(images, counts, metric, score, labels, percent):
+    truth, mask = predictions(images, percent)
+    expected = 100 * score(truth, mask, average="macro", zero_division=0, labels=None if labels is None else [*labels])
+    assert METRICS[metric](pool(counts, everything(counts)))[0, percent - 1] == pytest.approx(expected)
+
+
+def test_labels_that_never_occur_have_no_metric(images):
+    counts = stack([count(*image, LABELS + 2) for image in images])
+    values = per_label(pool(counts, everything(counts)), "iou")
+    assert np.isnan(values[0, LABELS + 1 :]).all()
+    assert np.isfinite(values[0, : LABELS + 1]).all()
+
+
+def test_cross_validation_equals_a_loop_by_hand(images, counts):
+    folds = 3
+    parts = [[i for i in range(len(images)) if i % folds == fold] for fold in range(folds)]
+    truths, masks = [], []
+    for part in parts:
+        others = stack([count(*images[i], LABELS) for i in range(len(images)) if i not in part])
+        truth, mask = predictions([images[i] for i in part], int(miou_by_threshold(others).argmax()) + 1)
+        truths.append(truth)
+        masks.append(mask)
+    expected = 100 * jaccard_score(np.concatenate(truths), np.concatenate(masks), average="macro")
+    assert cross_validated(METRICS["miou"], counts, everything(counts), folds)[0] == pytest.approx(expected)
+
+
+def test_cross_validation_never_beats_the_oracle(counts):
+    weights = bootstrap_weights(6, 50)
+    assert (cross_validated(METRICS["f1"], counts, weights, 2) <= oracle(METRICS["f1"], counts, weights) + 1e-9).all()
+
+
+def test_policies_that_make_no_sense(counts):
+    with pytest.raises(ValueError, match=r"1..99 percent, got 0"):
+        fixed(0)
+    with pytest.raises(ValueError, match="7-fold cross-validation needs as many images, got 6"):
+        cross_validated(METRICS["miou"], counts, everything(counts), 7)
+
+
+def test_area_groups_hold_every_pair_once(images, counts):
+    table = by_area(counts, 40, groups=3)
+    pairs = []
+    for heatmaps, labels, truth in images:
+        mask = np.array([0, *labels])[heatmaps.mask(0.4).numpy()]
+        for label in set(np.unique(truth)) - {0, 255}:
+            true, claimed = truth == label, (mask == label) & (truth != 255)
+            pairs.append((true.sum() / (truth != 255).sum(), 100 * (true & claimed).sum() / (true | claimed).sum()))
+    assert table.n.sum() == len(pairs)
+    assert table.n.max() - table.n.min() <= 1
+    assert (table.area.diff().dropna() > 0).all()
+    assert (table.iou @ table.n) / len(pairs) == pytest.approx(np.mean([iou for _, iou in pairs]))
+    first = sorted(pairs, key=lambda pair: pair[0])[: table.n[0]]
+    assert table.iou[0] == pytest.approx(np.mean([iou for _, iou in first]))
+
+
 def test_by_hand():
     """Class 2 wins the left half (0.9), class 5 the right (0.3), which is background; one pixel is ignored."""
     values = torch.zeros(2, 4, 4)
@@ -83,8 +154,9 @@ def test_bootstrap_equals_resampling_by_hand(images):
     drawn = [np.repeat(np.arange(len(images)), row) for row in weights]
     for row, resample in zip(range(5), drawn, strict=True):
         chosen = stack([count(*images[i], LABELS) for i in resample])
-        assert oracle_miou(counts, weights)[row] == pytest.approx(miou_by_threshold(chosen).max())
-        assert fixed_miou(counts, weights, 30)[row] == pytest.approx(miou_by_threshold(chosen)[29])
+        miou = METRICS["miou"]
+        assert oracle(miou, counts, weights)[row] == pytest.approx(miou_by_threshold(chosen).max())
+        assert fixed(30)(miou, counts, weights)[row] == pytest.approx(miou_by_threshold(chosen)[29])
 
 
 def test_every_resample_has_as_many_images():

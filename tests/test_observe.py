@@ -68,3 +68,21 @@ def test_nan_from_the_network_is_an_error(broken, scene):
 def test_empty_plans_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         Plan(elbo_timesteps=())
+
+
+def test_a_part_of_an_observation_is_what_a_smaller_plan_sees(tiny, scene):
+    """The union of all rows' timesteps is asked once; each row then takes its own."""
+    whole = observe(tiny, scene, Plan(elbo_timesteps=(1, 301, 501, 901), attention_timesteps=(20, 60, 100, 200)))
+    part = whole.at_elbo((501, 1)).at_attention((100, 20))
+    direct = observe(tiny, scene, Plan(elbo_timesteps=(501, 1), attention_timesteps=(100, 20)))
+    torch.testing.assert_close(part.losses, direct.losses)
+    assert torch.equal(part.elbo_timesteps, direct.elbo_timesteps)
+    torch.testing.assert_close(align(part).values, align(direct).values, atol=1e-4, rtol=0)
+
+
+def test_timesteps_that_were_not_asked_are_named(tiny, scene):
+    whole = observe(tiny, scene, PLAN)
+    with pytest.raises(ValueError, match=r"timesteps \[7\] were not asked; asked: \[1, 501\]"):
+        whole.at_elbo((1, 7))
+    with pytest.raises(ValueError, match=r"timesteps \[7\] were not asked"):
+        whole.at_attention((7,))

@@ -6,19 +6,20 @@ test split for what we report.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from elbo_core.captions import TEMPLATE, Caption
+from elbo_core.datasets.dataset import Dataset
 from elbo_core.scene import Scene
 from elbo_core.toy.describe import groups, phrase
 from elbo_core.toy.render import Rendering, render
-from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene, zipf
+from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene
 
 Split = Literal["dev", "test"]
 
@@ -64,26 +65,24 @@ def toy_specs(name: str, split: Split, count: int) -> list[SceneSpec]:
 
 def toy_scenes(name: str, split: Split = "test", count: int = 96) -> Iterator[Scene]:
     """The scenes of a set, in order. Candidates are the classes of the label map, in label order (as in the paper)."""
-    for index, spec in enumerate(toy_specs(name, split, count)):
-        scene = toy_scene(render(spec), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
-        yield replace(scene, caption=attributed(spec, scene.classes)) if name == "toy-aep" else scene
+    yield from map(toy_dataset(name, split, count).read, range(count))
 
 
-def toy_facts(name: str, split: Split = "test", count: int = 96) -> pd.DataFrame:
-    """What only an embedded world knows, a line per scene and candidate thing: scene, class, visible, frequency.
+def toy_dataset(name: str, split: Split, count: int) -> Dataset:
+    """A toy set, its scenes rendered when they are asked for.
 
-    visible: the share of its things' pixels that nothing hides, their mean. frequency: the class's probability in the
-    training set. Stuff has neither.
+    Raises:
+        ValueError: unknown set or split.
     """
-    chance = dict(zip(THINGS, zipf(), strict=True))
-    lines = []
-    for index, spec in enumerate(toy_specs(name, split, count)):
-        visible = render(spec).visible
-        for thing in dict.fromkeys(thing.name for thing in spec.things):
-            seen = [share for share, other in zip(visible, spec.things, strict=True) if other.name == thing]
-            if max(seen) > 0:
-                lines.append((f"{name}/{split}/{index}", thing, float(np.mean(seen)), chance[thing]))
-    return pd.DataFrame(lines, columns=["scene", "class", "visible", "frequency"])
+    specs = toy_specs(name, split, count)
+
+    def read(index: int) -> Scene:
+        scene = toy_scene(render(specs[index]), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
+        return replace(scene, caption=attributed(specs[index], scene.classes)) if name == "toy-aep" else scene
+
+    first = read(0)
+    content = hashlib.sha256(first.image.numpy().tobytes() + first.label_map.tobytes() + repr(specs[:1]).encode())
+    return Dataset(name, split, TOY_SETS[name].classes, count, content.hexdigest()[:16], read)
 
 
 def toy_scene(rendering: Rendering, scene_id: str, labels_stuff: bool = False) -> Scene:
@@ -91,7 +90,16 @@ def toy_scene(rendering: Rendering, scene_id: str, labels_stuff: bool = False) -
     label_map = rendering.all_labels if labels_stuff else rendering.thing_labels
     labels = tuple(int(label) for label in np.unique(label_map) if label)
     image = torch.from_numpy(rendering.image).permute(2, 0, 1).float() / 255
-    return Scene(image, tuple(CLASSES[k - 1] for k in labels), scene_id, label_map=label_map, labels=labels)
+    classes = tuple(CLASSES[k - 1] for k in labels)
+    visible = tuple(_visible(rendering, name) for name in classes)
+    return Scene(image, classes, scene_id, label_map=label_map, labels=labels, visible=visible)
+
+
+def _visible(rendering: Rendering, name: str) -> float:
+    """The mean visible share of the things of a class; NaN for stuff, which has no shape of its own to hide."""
+    shares = zip(rendering.visible, rendering.spec.things, strict=True)
+    seen = [float(share) for share, thing in shares if thing.name == name]
+    return sum(seen) / len(seen) if seen else float("nan")
 
 
 def attributed(spec: SceneSpec, classes: tuple[str, ...]) -> Caption:

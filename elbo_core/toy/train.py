@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     save_pipeline(train_sd.build_pipeline(vae, clip.text_model, tokenizer, unet), options.output / "toy-sd15")
 
-    vision = train_clip.train_clip(clip, tokenizer, corpus, shapes, checkpoints, plan(train_clip.PLAN))
+    decoded = train_vae.reconstruct(vae, shapes, cache)
+    vision = train_clip.train_clip(clip, tokenizer, corpus, shapes, decoded, checkpoints, plan(train_clip.PLAN))
     save_clip(clip, tokenizer, options.output / "toy-clip")
     card.write_clip_card(options.output, {"vision": vision}, corpus)
     card.write_diffusion_card(options.output, "toy-sd15", histories, corpus, options.samples)

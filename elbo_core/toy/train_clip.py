@@ -20,7 +20,7 @@ from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption, vocabulary_corpus
 from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import to_tensor
-from elbo_core.toy.world import IMAGE_SIZE
+from elbo_core.toy.world import IMAGE_SIZE, SceneSpec
 
 PLAN = Plan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
@@ -101,22 +101,22 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 
 def train_clip(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, shapes: TrainingSet, checkpoints: Path,
-    plan: Plan = PLAN,
+    clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, shapes: TrainingSet, decoded: np.ndarray,
+    checkpoints: Path, plan: Plan = PLAN,
 ) -> History:  # fmt: skip
     """Train the vision tower against the text tower, which is locked: it is the one of the diffusion models.
 
     Two thirds of a batch are scenes in which colour says nothing about the class; without them the vision tower
-    contents itself with characteristic colours. Half of the batches are blurred, as decoded latents are.
+    contents itself with characteristic colours. Half of the time they are `decoded`, as they come back from the VAE,
+    since every generated image does.
     """
     clip.text_model.requires_grad_(False)
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        pictures, captions = _draw(shapes, 2 * BATCH // 3, rng)
-        more_pictures, more_captions = _draw(corpus, BATCH // 3, rng)
+        source = decoded if rng.random() < 0.5 else shapes.images
+        pictures, captions = _draw(source, shapes.specs, 2 * BATCH // 3, rng)
+        more_pictures, more_captions = _draw(corpus.images, corpus.specs, BATCH // 3, rng)
         pixels = augment(np.concatenate([pictures, more_pictures]), rng)
-        if rng.random() < 0.5:
-            pixels = F.interpolate(F.avg_pool2d(pixels, 3), size=IMAGE_SIZE, mode="bilinear")
         tokens = tokenizer(captions + more_captions, padding=True, return_tensors="pt").to(clip.device)
         with autocast(clip.device):
             return clip(**tokens, pixel_values=pixels.to(clip.device), return_loss=True).loss.float()
@@ -124,9 +124,11 @@ def train_clip(
     return fit("clip", clip, loss, plan, checkpoints)
 
 
-def _draw(corpus: TrainingSet, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    index = np.sort(rng.choice(len(corpus.images), count, replace=False))
-    return corpus.images[index], [random_caption(rng, corpus.specs[i], incomplete=0.05) for i in index]
+def _draw(
+    images: np.ndarray, specs: list[SceneSpec], count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str]]:
+    index = np.sort(rng.choice(len(images), count, replace=False))
+    return images[index], [random_caption(rng, specs[i], incomplete=0.05) for i in index]
 
 
 @torch.no_grad()

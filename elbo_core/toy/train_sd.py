@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from elbo_core.schedule import NoiseSchedule
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption
 from elbo_core.toy.fit import History, Plan, autocast, fit
-from elbo_core.toy.train_vae import to_tensor
+from elbo_core.toy.train_vae import fingerprint, to_tensor
 from elbo_core.toy.world import SceneSpec
 
 PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
@@ -57,7 +56,7 @@ def build_scheduler() -> PNDMScheduler:
 @torch.no_grad()
 def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
     """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once per VAE and cached."""
-    path = cache / f"latents-{corpus.path.stem}-{_fingerprint(vae)}.npy"
+    path = cache / f"latents-{corpus.path.stem}-{fingerprint(vae.encoder)}.npy"
     if not path.exists():
         device = next(vae.parameters()).device
         latents = []
@@ -67,12 +66,6 @@ def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.nd
             latents.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
         np.save(path, np.concatenate(latents))
     return np.load(path)
-
-
-def _fingerprint(vae: AutoencoderKL) -> str:
-    """A name for the encoder's weights, so that latents of another VAE are never taken for its own."""
-    weights = torch.cat([weight.flatten().float().cpu() for weight in vae.encoder.state_dict().values()])
-    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
 
 
 def diffusion_loss(

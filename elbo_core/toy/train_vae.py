@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.fit import History, Plan, autocast, fit
@@ -34,6 +36,12 @@ def build_vae() -> AutoencoderKL:
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """float [B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3]."""
+    scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,6 +95,26 @@ def _crops(corpus: TrainingSet, rng: np.random.Generator) -> Tensor:
     top, left = rng.integers(0, IMAGE_SIZE - CROP + 1, size=2)
     crops = corpus.images[index][:, top : top + CROP, left : left + CROP]
     return to_tensor(crops[:, :, ::-1] if rng.random() < 0.5 else crops)
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
+    """The pictures of a training set as they come back from the VAE, uint8 like the originals; cached."""
+    path = cache / f"decoded-{corpus.path.stem}-{fingerprint(vae)}.npy"
+    if not path.exists():
+        pictures = []
+        for start in tqdm(range(0, len(corpus.images), 50), desc="decode training scenes", mininterval=10):
+            with autocast(vae.device):
+                pixels = to_tensor(corpus.images[start : start + 50]).to(vae.device)
+                pictures.append(to_images(vae.decode(vae.encode(pixels).latent_dist.mean).sample))
+        np.save(path, np.concatenate(pictures))
+    return np.load(path, mmap_mode="r")
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A name for a network's weights, so that what was computed with another one is never taken for its own."""
+    weights = torch.cat([weight.flatten().float().cpu() for weight in network.state_dict().values()])
+    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
 
 
 @torch.no_grad()

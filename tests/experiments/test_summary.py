@@ -1,0 +1,62 @@
+import numpy as np
+import pandas as pd
+import pytest
+from test_metrics import LABELS, random_image
+
+from elbo_core.experiments.profiles import get_profile
+from elbo_core.experiments.summary import agreement, summarise
+from elbo_core.metrics import METRICS, count, cross_validated, everything, miou_by_threshold, stack
+
+ROWS = ("off", "on", "off, tuned", "best, tuned")
+
+
+@pytest.fixture(scope="module")
+def counts():
+    return {
+        name: stack([count(*random_image(10 * row + k), LABELS) for k in range(8)]) for row, name in enumerate(ROWS)
+    }
+
+
+def test_agreement_counts_pairs_within_an_image():
+    lines = [("a", 1.0, 3), ("a", 0.5, 2), ("a", 0.2, 2.5), ("b", 0.3, 1), ("b", 1.0, 9), ("c", 1.0, 5)]
+    scores = pd.DataFrame(lines, columns=["scene", "on", "area"])
+    assert agreement(scores, "on", "area", 100, 0).value == pytest.approx(75), "three of four pairs"
+
+
+def test_what_is_unknown_is_not_compared():
+    lines = [("a", 1.0, 3), ("a", 0.5, np.nan), ("a", 0.2, 2.5)]
+    scores = pd.DataFrame(lines, columns=["scene", "on", "visible"])
+    assert agreement(scores, "on", "visible", 100, 0).value == 100
+    assert np.isnan(agreement(scores[:2], "on", "visible", 100, 0).value)
+
+
+def test_one_line_per_row_and_gain(counts):
+    frame = summarise(counts, resamples=20, seed=0)
+    assert list(frame[frame.metric == "miou"].row) == list(ROWS)
+    assert list(frame[frame.metric == "miou_gain"].row) == ["on", "best, tuned"]
+    assert (frame.n_images == 8).all()
+    assert (frame.low <= frame.high).all()
+
+
+def test_gains_are_differences_of_best_mious(counts):
+    frame = summarise(counts, resamples=20, seed=0).set_index(["row", "metric"])
+    best = {name: miou_by_threshold(c).max() for name, c in counts.items()}
+    assert frame.loc[("on", "miou"), "ours"] == pytest.approx(best["on"])
+    assert frame.loc[("on", "miou_gain"), "ours"] == pytest.approx(best["on"] - best["off"])
+    tuned = best["best, tuned"] - best["off, tuned"]
+    assert frame.loc[("best, tuned", "miou_gain"), "ours"] == pytest.approx(tuned)
+
+
+def test_metric_and_policy_are_a_choice(counts):
+    frame = summarise(counts, 20, 0, metric="f1", policy="cross-validated").set_index(["row", "metric"])
+    expected = cross_validated(METRICS["f1"], counts["on"], everything(counts["on"]))[0]
+    assert frame.loc[("on", "f1"), "ours"] == pytest.approx(expected)
+
+
+def test_profiles(monkeypatch):
+    assert get_profile("toy").images == 96
+    monkeypatch.setenv("ELBO_PROFILE", "smoke")
+    assert get_profile("toy").name == "smoke"
+    monkeypatch.setenv("ELBO_PROFILE", "huge")
+    with pytest.raises(ValueError, match="known: smoke, toy"):
+        get_profile("toy")

@@ -34,7 +34,7 @@ class Plan:
     @classmethod
     def paper(cls) -> Plan:
         """The paper's text, literally: the bare class as condition, 20 timesteps evenly in [0, 1], 10 in [0, 0.2]."""
-        return cls(tuple(range(25, 1000, 50)), tuple(range(10, 200, 20)), elbo_template="{}")
+        return cls(elbo.Timesteps("even", 20).of(), elbo.Timesteps("small", 10).of(), elbo_template="{}")
 
 
 @dataclass(frozen=True)

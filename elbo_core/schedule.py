@@ -109,11 +109,6 @@ class NoiseSchedule(ABC):
         """The path at integer `timesteps` [T']."""
         return self.point(self.time(timesteps))
 
-    def __call__(self, time: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at `time` [T'] in [0, 1]."""
-        point = self.point(time)
-        return point.alpha, point.sigma
-
 
 class VariancePreserving(NoiseSchedule):
     """alpha^2 + sigma^2 = 1, given by sigma^2 at the integer timesteps, float64 [K].

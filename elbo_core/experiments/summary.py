@@ -22,8 +22,8 @@ from elbo_core.metrics import (
 def agreement(scores: pd.DataFrame, row: str, quantity: str, resamples: int, seed: int) -> Estimate:
     """How often, in percent, the class with the higher score in `row` also has the more of `quantity`.
 
-    Over all pairs of classes of one image that differ in both; 50 is chance. The bootstrap draws images. Without any such
-    pair all is NaN.
+    Over all pairs of classes of one image that differ in both; 50 is chance, and NaN says that there is no such pair.
+    The bootstrap draws images.
     """
     pairs = [_concordant(group[row].to_numpy(), group[quantity].to_numpy()) for _, group in scores.groupby("scene")]
     agree, total = np.array(pairs, dtype=float).T

@@ -67,7 +67,8 @@ def observe_and_read(denoiser, scene, plan: Plan, watch: Stopwatch) -> None:
         attention = tuple(attend_caption(denoiser, caption, scene, latents, plan) for caption in captions)
     with watch("readout"):
         size = tuple(scene.image.shape[1:])
-        align(Observation(scene.classes, size, denoiser.schedule, times, losses, attention))
+        asked = torch.tensor(plan.attention_timesteps)
+        align(Observation(scene.classes, size, denoiser.schedule, times, losses, attention, asked))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -128,7 +128,7 @@ class Recipe:
 
 READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "min-max": lambda heatmaps: min_max(heatmaps, [-2, -1]),
-    "softmax": lambda heatmaps: heatmaps.softmax(dim=0),
+    "softmax": lambda heatmaps: heatmaps.softmax(dim=-3),
 }
 
 
@@ -146,22 +146,25 @@ class Heatmaps:
         return torch.where(best >= threshold, winner + 1, 0)
 
 
-def align(
-    observation: Observation, recipe: Recipe = Recipe.reference(), maps: Sequence[Tensor] | None = None
-) -> Heatmaps:
-    """Algorithm 1 on what the model said about one image.
-
-    maps: the `cross_maps` of each caption, if another recipe with the same layer weights and order of averaging has
-        computed them already.
-    """
+def align(observation: Observation, recipe: Recipe = Recipe.reference()) -> Heatmaps:
+    """Algorithm 1 on what the model said about one image."""
     scores = recipe.score(observation)
-    raw = torch.empty(len(observation.classes), *observation.image_size)
-    maps = maps or [cross_maps(attention, recipe) for attention in observation.attention]
-    for attention, uncalibrated in zip(observation.attention, maps, strict=True):
+    (values,) = read(observation, recipe, scores[None])
+    return Heatmaps(observation.classes, values, scores)
+
+
+def read(observation: Observation, recipe: Recipe, scores: Tensor) -> Tensor:
+    """Heatmaps [R, N, H, W] of R sets of alignment scores [R, N], whatever the recipe's own score is.
+
+    Layers, refinement and order of averaging are the same for all sets, so the attention is asked once.
+    """
+    raw = torch.empty(*scores.shape, *observation.image_size)
+    for attention in observation.attention:
         index = [observation.classes.index(name) for name in attention.classes]
-        calibrated = calibrate(uncalibrated, scores[index])
-        raw[index] = _refine(calibrated, attention.self_attention, observation.image_size, recipe).cpu()
-    return Heatmaps(observation.classes, READOUTS[recipe.readout](raw), scores)
+        calibrated = calibrate(cross_maps(attention, recipe), scores[:, index])  # [T or 1, R, N, M, M]
+        refined = _refine(calibrated.flatten(1, 2), attention.self_attention, observation.image_size, recipe)
+        raw[:, index] = refined.unflatten(0, (len(scores), len(index))).cpu()
+    return READOUTS[recipe.readout](raw)
 
 
 def cross_maps(attention: CaptionAttention, recipe: Recipe) -> Tensor:
@@ -174,8 +177,11 @@ def cross_maps(attention: CaptionAttention, recipe: Recipe) -> Tensor:
 
 
 def calibrate(maps: Tensor, scores: Tensor) -> Tensor:
-    """A <- min-max(A)^(1/S) for maps [T, N, M, M] and scores [N] (Algorithm 1, lines 6 and 7)."""
-    return min_max(maps, [-2, -1]) ** (1 / scores.to(maps))[:, None, None]
+    """A <- min-max(A)^(1/S) for maps [T, N, M, M] and scores [..., N]: [T, ..., N, M, M] (Algorithm 1, lines 6, 7)."""
+    normalised = min_max(maps, [-2, -1])
+    for _ in range(scores.ndim - 1):
+        normalised = normalised[:, None]
+    return normalised ** (1 / scores.to(maps))[..., None, None]
 
 
 def _refine(maps: Tensor, attention: SelfAttention, image_size: tuple[int, int], recipe: Recipe) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from elbo_core import Recipe, Scene, align, observe
-from elbo_core.align import LAYER_WEIGHTS, ConstantScore, ElboScore, Heatmaps, calibrate, last_finest
+from elbo_core.align import LAYER_WEIGHTS, ConstantScore, ElboScore, Heatmaps, calibrate, last_finest, read
 from elbo_core.attention import CrossAttention
 from elbo_core.observe import Plan
 
@@ -60,6 +60,14 @@ def test_calibration_is_the_root_of_the_score():
         for n in range(3):
             expected = min_max(maps[t, n]) ** (1 / scores[n])
             torch.testing.assert_close(calibrate(maps, scores)[t, n], expected)
+
+
+@pytest.mark.parametrize("recipe", [Recipe.reference(), Recipe.paper()], ids=["reference", "paper"])
+def test_many_scores_are_read_as_each_alone(observation, recipe):
+    scores = torch.tensor([[1.0, 0.5, 0.25], [1.0, 1.0, 1.0], [0.3, 0.4, 1.0]])
+    together = read(observation, recipe, scores)
+    for several, alone in zip(together, scores, strict=True):
+        torch.testing.assert_close(several, read(observation, recipe, alone[None])[0], atol=1e-4, rtol=0)
 
 
 def test_constant_maps_become_zeros():

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from elbo_core.align import Heatmaps, align, cross_maps
+from elbo_core.align import Heatmaps, Recipe, read
 from elbo_core.datasets import Dataset, open_dataset
 from elbo_core.denoiser import Denoiser, load
 from elbo_core.errors import StoreError
@@ -33,6 +34,8 @@ from elbo_core.observe import Observation, Plan, observe
 from elbo_core.scene import Scene
 
 log = logging.getLogger(__name__)
+ROWS_TOGETHER = 16
+"""So many rows' heatmaps are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,19 @@ def _measure_image(denoiser: Denoiser, dataset: Dataset, index: int, rows: Seque
 
 
 def read_all(observation: Observation, rows: Iterable[Row]) -> dict[str, Heatmaps]:
-    """The heatmaps of every row by its definition; rows that read the attention alike share its maps."""
-    seen, maps, heatmaps = {}, {}, {}
+    """The heatmaps of every row by its definition. Rows that differ in the score alone are read together."""
+    alike: dict[tuple[tuple[int, ...], Recipe], list[Row]] = {}
     for row in rows:
-        times, recipe = row.attention_timesteps, row.recipe
-        if times not in seen:
-            seen[times] = observation.at_attention(times)
-        reading = (times, recipe.layer_weights, recipe.average_maps)
-        if reading not in maps:
-            maps[reading] = [cross_maps(attention, recipe) for attention in seen[times].attention]
-        heatmaps[row.definition] = align(seen[times].at_elbo(row.elbo_timesteps), recipe, maps[reading])
+        alike.setdefault((row.attention_timesteps, row.recipe.off()), []).append(row)
+    heatmaps = {}
+    for (times, recipe), group in alike.items():
+        seen = observation.at_attention(times)
+        for start in range(0, len(group), ROWS_TOGETHER):
+            some = group[start : start + ROWS_TOGETHER]
+            scores = torch.stack([row.recipe.score(seen.at_elbo(row.elbo_timesteps)) for row in some])
+            values = read(seen, recipe, scores)
+            for row, value, score in zip(some, values, scores, strict=True):
+                heatmaps[row.definition] = Heatmaps(seen.classes, value, score)
     return heatmaps
 
 

@@ -105,8 +105,8 @@ def strengths(recipe: Recipe) -> list[Row]:
 
 def ablations(recipe: Recipe) -> list[Row]:
     """Tables VI to IX and Figure 7, measured together."""
-    parts = (estimators, elbo_timesteps, attention_timesteps, strengths)
-    return [row for part in parts for row in part(recipe)]
+    parts = (elbo_timesteps, attention_timesteps, strengths)
+    return [*controls(recipe), Row("on", recipe), *(row for part in parts for row in part(recipe))]
 
 
 TABLES: dict[str, list[Row]] = {

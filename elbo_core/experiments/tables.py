@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,15 +21,51 @@ def reported() -> dict:
     return yaml.safe_load((DATA / "paper" / "reported.yaml").read_text())
 
 
+NAMES: dict[str, Callable[[object], str]] = {
+    "table_3": str,
+    "table_6": lambda steps: "on" if steps == 20 else f"{steps} timesteps",
+    "table_7": lambda strategy: f"10 {strategy}",
+    "table_8": lambda score: "on" if score == "elbo" else f"constant {score}",
+    "table_9": lambda line: f"attention {line['steps']} {line['strategy']}",
+}
+"""How our rows (`rows.py`) are named after the keys of the paper's tables."""
+
+
+@functools.cache
+def paper_rows(table: str, model: str) -> dict[str, list[float]]:
+    """The paper's mIoU in percent on its four sets, by our names of its rows; "off" always comes from Table III.
+
+    Raises:
+        ValueError: the table is unknown.
+    """
+    if table not in NAMES:
+        raise ValueError(f"unknown table {table!r}; known: {', '.join(NAMES)}")
+    numbers = reported()[table]
+    numbers = numbers if table == "table_7" else numbers.get(model, {})  # Table VII is of SD1.5 alone
+    if isinstance(numbers, list):
+        found = {NAMES[table](line): line["miou"] for line in numbers}
+    else:
+        found = {NAMES[table](key): values for key, values in numbers.items()}
+    off = reported()["table_3"].get(model, {}).get("off")
+    return ({"off": off} if off else {}) | found
+
+
 def paper_miou(table: str, model: str, row: str, dataset: str) -> float:
     """The paper's mIoU in percent, or NaN where it has no such row."""
-    rows = reported()[table].get(model, {})
+    rows = paper_rows(table, model)
     return rows[row][DATASET_ORDER.index(dataset)] if row in rows else float("nan")
 
 
 def paper_gain(table: str, model: str, row: str, dataset: str) -> float:
     """The paper's difference in mIoU between `row` and "off", or NaN where it has no such row."""
     return paper_miou(table, model, row, dataset) - paper_miou(table, model, "off", dataset)
+
+
+def beside_paper(frame: pd.DataFrame, table: str, model: str, mirrored: str) -> pd.DataFrame:
+    """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`."""
+    paper = {"miou": paper_miou, "miou_gain": paper_gain}
+    lines = zip(frame.row, frame.metric, strict=True)
+    return frame.assign(paper=[paper[metric](table, model, row, mirrored) for row, metric in lines])
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,8 @@ import math
 import pandas as pd
 import pytest
 
-from elbo_core.experiments.tables import COLUMNS, paper_miou, pivot, tidy, write_table
+from elbo_core.experiments.rows import rows_of
+from elbo_core.experiments.tables import COLUMNS, beside_paper, paper_miou, pivot, tidy, write_table
 
 
 @pytest.fixture
@@ -23,6 +24,35 @@ def test_paper_numbers_are_those_of_table_3():
     assert paper_miou("table_3", "SD1.5", "off", "voc") == 67.57
     assert paper_miou("table_3", "SD1.5", "on", "ade20k") == 26.17
     assert math.isnan(paper_miou("table_3", "SD1.5", "velocity", "voc"))
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "coco"),
+    [
+        ("table_6", "5 timesteps", 41.36),
+        ("table_6", "on", 42.15),
+        ("table_7", "10 large", 41.46),
+        ("table_8", "constant 1/4", 39.58),
+        ("table_9", "attention 10 middle", 30.78),
+        ("table_9", "off", 39.19),
+    ],
+)
+def test_the_papers_rows_go_by_our_names(table, row, coco):
+    assert paper_miou(table, "SD1.5", row, "coco") == coco
+    assert row in {measured.name for measured in rows_of("ablations")}
+
+
+def test_rows_stand_beside_the_papers_numbers():
+    frame = pd.DataFrame({"row": ["off", "on", "best"], "metric": ["miou", "miou_gain", "miou_gain"]})
+    paper = beside_paper(frame, "table_3", "SD1.5", "coco").paper
+    assert paper[0] == 39.19
+    assert paper[1] == pytest.approx(42.15 - 39.19)
+    assert math.isnan(paper[2])
+
+
+def test_unknown_paper_tables_list_the_known():
+    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_6"):
+        paper_miou("table_1", "SD1.5", "off", "voc")
 
 
 def test_pivot_keeps_the_order_of_rows_and_sets(frame):

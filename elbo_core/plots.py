@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -74,6 +75,28 @@ def _draw_row(axes: Sequence[Axes], heatmaps: Heatmaps, threshold: float) -> Non
         show_heatmap(axes[k], heatmaps.values[k], f"{name}  S = {heatmaps.scores[k]:.2f}")
         axes[k].title.set_color(CLASS_COLORS[k % len(CLASS_COLORS)] * 0.85)
     show_picture(axes[-1], color_mask(heatmaps.mask(threshold)), f"mask at {threshold:.2f}")
+
+
+def draw_gains(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
+    """The gains over "off" of a tidy table, a column per data set: as released, tuned, and the paper's."""
+    gains = table[table.metric == "miou_gain"]
+    datasets = list(gains.dataset.unique())
+    size = (3.2 * len(datasets), 0.42 * len(rows) + 1.5)
+    figure, axes = plt.subplots(1, len(datasets), figsize=size, sharex=True, sharey=True)
+    for axis, name in zip(axes, datasets, strict=True):
+        of_set = gains[gains.dataset == name].set_index("row")
+        for suffix, shift, label in (("", -0.16, "as released"), (", tuned", 0.16, "tuned reading")):
+            lines = of_set.reindex([row + suffix for row in rows])
+            spread = [lines.ours - lines.low, lines.high - lines.ours]
+            axis.errorbar(lines.ours, np.arange(len(rows)) + shift, xerr=spread, fmt="o", capsize=2, label=label)
+        axis.plot(of_set.paper.reindex(rows), np.arange(len(rows)) - 0.16, "kD", markersize=5, label="the paper")
+        axis.axvline(0, color="0.4", linewidth=1)
+        axis.set(title=name, xlabel="gain in mIoU over off")
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
 
 
 def _lines(titles: Sequence[str]) -> int:

@@ -155,15 +155,23 @@ def _scores(frame: pd.DataFrame) -> pd.DataFrame:
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rank, size = options.shard or (PartialState().process_index, PartialState().num_processes)
+    rank, size, device = _share(options)
     rows = rows_of(options.table)
-    denoiser = load(options.model, options.device)
+    denoiser = load(options.model, device)
     failures = 0
     for name in options.dataset:
         dataset = open_dataset(name, options.split, options.images)
         store = open_store(denoiser, dataset, plan_of(rows), options.store)
         failures += len(measure(denoiser, dataset, rows, store, range(rank, len(dataset), size)))
     return 1 if failures else 0
+
+
+def _share(options: argparse.Namespace) -> tuple[int, int, str | None]:
+    """(rank, number of processes, device) of this process: its shard, or what accelerate tells."""
+    if options.shard:
+        return *options.shard, options.device
+    state = PartialState()
+    return state.process_index, state.num_processes, options.device or str(state.device)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -124,7 +124,8 @@ class RunStore:
         files = [path for path in sorted(self.folder.glob("*.parquet")) if int(path.name[:6]) < images]
         if not files:
             raise StoreError(f"{self.folder} holds no images; run the measurement first")
-        frame = pa.concat_tables([pq.read_table(path) for path in files]).to_pandas()
+        wanted = [("method", "in", {row.definition for row in rows})]
+        frame = pa.concat_tables([pq.read_table(path, filters=wanted) for path in files]).to_pandas()
         frame = frame.drop_duplicates(["index", "method", "label"])
         parts = [frame[frame.method == row.definition].assign(row=row.name) for row in rows]
         for row, part in zip(rows, parts, strict=True):

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from elbo_core.metrics import (
-    METRICS,
-    POLICIES,
-    Counts,
-    Estimate,
-    bootstrap_weights,
-    everything,
-    interval,
-)
+from elbo_core.datasets import mirrored
+from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.tables import beside_paper, tidy
+from elbo_core.metrics import METRICS, POLICIES, Counts, Estimate, bootstrap_weights, everything, interval
 
 
 def agreement(scores: pd.DataFrame, row: str, quantity: str, resamples: int, seed: int) -> Estimate:
@@ -60,6 +55,25 @@ def summarise(
             gain = interval(values[name] - values[baseline], samples[name] - samples[baseline])
             records.append((name, f"{metric}_gain", gain))
     return pd.DataFrame([_record(name, metric, estimate, n_images) for name, metric, estimate in records])
+
+
+READINGS = ("", ", tuned")
+
+
+def compare(
+    counts: Mapping[str, Mapping[str, Counts]], rows: Sequence[str], table: str, model: str, paper_model: str,
+    profile: Profile,
+) -> pd.DataFrame:  # fmt: skip
+    """The chosen rows of every data set, in both readings, beside the numbers of a table of the paper; tidy.
+
+    counts: by data set, then by row (`Evaluation.counts`).
+    """
+    frames = []
+    for name, measured in counts.items():
+        chosen = {row + reading: measured[row + reading] for reading in READINGS for row in rows}
+        frame = summarise(chosen, profile.resamples, profile.seed)
+        frames.append(beside_paper(frame, table, paper_model, mirrored(name)).assign(model=model, dataset=name))
+    return tidy(pd.concat(frames))
 
 
 def _record(row: str, metric: str, estimate: Estimate, n_images: int) -> dict:

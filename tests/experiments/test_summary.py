@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 from test_metrics import LABELS, random_image
 
-from elbo_core.experiments.profiles import get_profile
-from elbo_core.experiments.summary import agreement, summarise
+from elbo_core.experiments.profiles import PROFILES, get_profile
+from elbo_core.experiments.summary import agreement, compare, summarise
 from elbo_core.metrics import METRICS, count, cross_validated, everything, miou_by_threshold, stack
+from elbo_core.plots import draw_gains
 
 ROWS = ("off", "on", "off, tuned", "best, tuned")
 
@@ -51,6 +52,21 @@ def test_metric_and_policy_are_a_choice(counts):
     frame = summarise(counts, 20, 0, metric="f1", policy="cross-validated").set_index(["row", "metric"])
     expected = cross_validated(METRICS["f1"], counts["on"], everything(counts["on"]))[0]
     assert frame.loc[("on", "f1"), "ours"] == pytest.approx(expected)
+
+
+def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
+    renamed = {"off": counts["off"], "on": counts["on"], "off, tuned": counts["off, tuned"], "on, tuned": counts["on"]}
+    table = compare(
+        {"toy-voc": renamed, "toy-coco": renamed}, ["off", "on"], "table_3", "toy", "SD1.5", PROFILES["smoke"]
+    )
+    assert list(table[table.metric == "miou"].row.unique()) == ["off", "on", "off, tuned", "on, tuned"]
+    line = table.set_index(["dataset", "row", "metric"]).loc[("toy-coco", "on", "miou_gain")]
+    assert line.paper == pytest.approx(42.15 - 39.19)
+    assert (line.model, line.n_images) == ("toy", 8)
+    figure = draw_gains(table, ["on"])
+    assert [axis.get_title() for axis in figure.axes] == ["toy-voc", "toy-coco"]
+    shown = figure.axes[1].containers[0].lines[0].get_xdata()
+    assert shown == pytest.approx([line.ours])
 
 
 def test_profiles(monkeypatch):

@@ -78,12 +78,12 @@ class ClassLoss:
     error: Tensor
 
 
-def class_loss(losses: Tensor, weights: Tensor) -> ClassLoss:
+def class_loss(losses: Tensor, weight: Tensor) -> ClassLoss:
     """The weighted mean over timesteps of the epsilon-MSE [N, T], and how sure we are of the differences.
 
     The errors take the timesteps for independent draws, so an even grid does better; one draw has an infinite error.
     """
-    terms = losses.double() * weights
+    terms = losses.double() * weight
     differences = terms - terms.mean(dim=0)
     count = terms.shape[1]
     error = differences.std(dim=1) / count**0.5 if count > 1 else torch.full((len(terms),), torch.inf)

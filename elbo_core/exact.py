@@ -90,8 +90,13 @@ def negative_log_likelihood(
 
     `ends` are the times of z_0 and z_1. The times in between are drawn uniformly in the log-SNR and weighed back,
     since -lambda' alone would leave nearly all weight to the first instants. They come in 50 independent blocks,
-    each spread evenly, whose scatter gives the error; `samples` is a multiple of 50.
+    each spread evenly, whose scatter gives the error.
+
+    Raises:
+        ValueError: `samples` is not a multiple of 50.
     """
+    if samples < BLOCKS or samples % BLOCKS:
+        raise ValueError(f"samples must be a multiple of {BLOCKS}, got {samples}")
     times, density = _uniform_in_log_snr(schedule, samples, ends, generator)
     path = schedule.point(times)
     clean, epsilon = x.expand(samples, -1), torch.randn(samples, len(x), dtype=torch.float64, generator=generator)

@@ -92,3 +92,10 @@ def test_class_losses_share_their_noise_unless_given_more():
     assert torch.equal(shared[0], shared[1])
     assert torch.equal(apart[0], shared[0])
     assert not torch.equal(apart[1], shared[1])
+
+
+def test_samples_come_in_whole_blocks():
+    with pytest.raises(ValueError, match="multiple of 50, got 120"):
+        negative_log_likelihood(
+            mixture(1), torch.zeros(1).double(), "epsilon", SCHEDULES["sd15"], 120, torch.Generator()
+        )

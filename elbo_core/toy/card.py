@@ -140,7 +140,7 @@ A `StableDiffusionPipeline` of the embedded world: UNet {_millions(denoiser.netw
 rendered scenes and knows nothing else.
 
 {_training_facts(histories, corpus)}{notes}
-- Objective: {denoiser.prediction_type}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
+- Objective: {denoiser.pipeline.scheduler.config.prediction_type}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
   {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most
   frequent classes, {rare:.1%} for the ten rarest

@@ -94,8 +94,8 @@ def draw_gains(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
         axis.set(title=name, xlabel="gain in mIoU over off")
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=8)
     figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
     return figure
 
 

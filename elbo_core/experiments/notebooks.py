@@ -42,7 +42,9 @@ def _is_widget(cell: nbformat.NotebookNode) -> bool:
 
 
 def _results(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [output for output in cell.outputs if output.get("name") != "stderr"]
+    """Without warnings and progress bars."""
+    kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return [output for output in kept if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
 
 
 def _clean(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:

@@ -129,6 +129,7 @@ def write_diffusion_card(
     shares = recognition(denoiser.pipeline, clip, tokenizer, per_class)
     common, rare = (float(np.mean([shares[c] for c in group])) for group in (COMMON, RARE))
     worth = caption_worth(denoiser)
+    objective = denoiser.pipeline.scheduler.config.prediction_type
     metrics = {"recognition_common": common, "recognition_rare": rare, "recognition": shares, "caption_worth": worth}
     _save_metrics(folder, metrics | _facts(histories, corpus))
     _plot_curves(folder, histories)
@@ -140,7 +141,7 @@ A `StableDiffusionPipeline` of the embedded world: UNet {_millions(denoiser.netw
 rendered scenes and knows nothing else.
 
 {_training_facts(histories, corpus)}{notes}
-- Objective: {denoiser.pipeline.scheduler.config.prediction_type}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
+- Objective: {objective}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
   {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most
   frequent classes, {rare:.1%} for the ten rarest

@@ -25,7 +25,8 @@ def pair(tmp_path):
         cells[1].copy(),
         cells[2].copy(),
     ]
-    executed[2]["outputs"], executed[2]["execution_count"] = [text, chatter], 7
+    bar = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0it"})
+    executed[2]["outputs"], executed[2]["execution_count"] = [text, chatter, bar], 7
     executed[3]["outputs"] = [text]
     save(tmp_path / "executed.ipynb", executed)
     return tmp_path / "executed.ipynb", tmp_path / "committed.ipynb"
@@ -36,7 +37,7 @@ def test_outputs_are_copied_without_chatter_parameters_and_widgets(pair):
     cells = nbformat.read(pair[1], as_version=4).cells
     assert [cell.source for cell in cells] == ["a = 1", "print(3)", "w"]
     assert [cell.execution_count for cell in cells] == [1, 2, 3]
-    assert [output.text for output in cells[1].outputs] == ["3\n"]
+    assert [output.get("text") for output in cells[1].outputs] == ["3\n"]
     assert cells[2].outputs == []
 
 

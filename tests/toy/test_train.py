@@ -47,7 +47,7 @@ def test_the_text_encoder_is_that_of_the_clip(folder):
 
 
 def test_latents_have_unit_variance(folder):
-    (cached,) = (folder / "scratch" / "cache").glob("latents-128-*.npy")
+    (cached,) = (folder / "scratch" / "cache").glob("latents-train-*-128-*.npy")
     latents = np.load(cached).astype(np.float32)
     assert latents.std() == pytest.approx(1, abs=0.1)
 

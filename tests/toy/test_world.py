@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elbo_core.toy.corpus import training_scene
+from elbo_core.toy.corpus import TRAINING_STYLE, training_scene
 from elbo_core.toy.describe import attributed_caption, class_names, phrase, plural, random_caption, vocabulary_corpus
 from elbo_core.toy.render import render
 from elbo_core.toy.textures import COLORS, PATTERNS
@@ -104,7 +104,10 @@ def test_training_frequencies_follow_zipf():
     specs = [training_scene(index) for index in range(3000)]
     counts = [sum(any(t.name == name for t in spec.things) for spec in specs) for name in THINGS]
     assert counts[0] > 3 * counts[5] > 6 * counts[19] > 0
-    assert 0.2 < np.mean([len({t.name for t in spec.things}) == 1 for spec in specs]) < 0.5
+    alone = [spec for spec in specs if len({t.name for t in spec.things}) == 1]
+    assert 0.58 < len(alone) / len(specs) < 0.67, "half are close-ups, and a quarter of the others have one class"
+    close = [spec.things[0].radius >= TRAINING_STYLE.single_radius[0] for spec in alone if len(spec.things) == 1]
+    assert np.mean(close) > 0.8
 
 
 def test_styles_are_obeyed():

@@ -35,8 +35,17 @@ ROWS = [
 IMAGES = 6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_here():
+    """Bits are equal for equal numbers of threads only."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def dataset():
+def dataset(one_thread_here):
     return open_dataset("toy-voc", "dev", IMAGES)
 
 

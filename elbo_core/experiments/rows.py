@@ -52,11 +52,6 @@ def plan_of(rows: Iterable[Row], seed: int = RELEASED.seed) -> Plan:
     return Plan(tuple(losses), tuple(attention), seed=seed)
 
 
-def separate_evaluations(rows: Iterable[Row], n_classes: int) -> int:
-    """Network evaluations that one image of so many classes would need if every row asked for itself."""
-    return sum(n_classes * len(row.elbo_timesteps) + len(row.attention_timesteps) for row in rows)
-
-
 TUNED = replace(Recipe.reference(), layer_weights="up", refinements=())
 """The layers and refinement that read the toy model best with calibration off, chosen on the development split."""
 

@@ -78,7 +78,7 @@ def fingerprint(denoiser: Denoiser) -> str:
         if hasattr(part, "state_dict"):
             digest.update(f"{name} {part.dtype}".encode())
             for weight in part.state_dict().values():
-                digest.update(weight.detach().cpu().contiguous().flatten().view(-1).numpy(force=True).tobytes())
+                digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ import pytest
 from elbo_core import Recipe
 from elbo_core.align import ElboScore
 from elbo_core.elbo import Timesteps
-from elbo_core.experiments.rows import TABLES, Row, plan_of, rows_of, separate_evaluations
+from elbo_core.experiments.rows import TABLES, Row, plan_of, rows_of
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -42,7 +42,6 @@ def test_a_plan_asks_every_timestep_once():
             Row("b", elbo_timesteps=(501, 301), attention_timesteps=(20, 40))]  # fmt: skip
     plan = plan_of(rows, seed=7)
     assert (plan.elbo_timesteps, plan.attention_timesteps, plan.seed) == ((1, 301, 501), (20, 40), 7)
-    assert separate_evaluations(rows, n_classes=3) == 3 * 4 + 3
 
 
 def test_table_6_and_7_ask_as_many_timesteps_as_they_say():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from elbo_core.scene import Scene
@@ -21,3 +21,6 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.count
+
+    def __iter__(self) -> Iterator[Scene]:
+        return map(self.read, range(self.count))

@@ -7,7 +7,6 @@ test split for what we report.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,13 +62,10 @@ def toy_specs(name: str, split: Split, count: int) -> list[SceneSpec]:
     return [sample_scene(np.random.default_rng(seed), TOY_SETS[name].style) for seed in seeds]
 
 
-def toy_scenes(name: str, split: Split = "test", count: int = 96) -> Iterator[Scene]:
-    """The scenes of a set, in order. Candidates are the classes of the label map, in label order (as in the paper)."""
-    yield from map(toy_dataset(name, split, count).read, range(count))
-
-
 def toy_dataset(name: str, split: Split, count: int) -> Dataset:
-    """A toy set, its scenes rendered when they are asked for.
+    """A toy set in its fixed order, each scene rendered when it is asked for.
+
+    Candidates are the classes of the label map, in label order (as in the paper).
 
     Raises:
         ValueError: unknown set or split.

@@ -82,11 +82,12 @@ class RunStore:
             ) from error
 
     def missing(self, index: int, rows: Iterable[Row]) -> list[Row]:
-        """The rows that have not been measured on image `index`."""
+        """The rows that have not been measured on image `index`, those of one definition once."""
         measured = set()
         for path in self.folder.glob(f"{index:06d}.*.parquet"):
             measured |= set(pq.read_table(path, columns=["method"])["method"].to_pylist())
-        return [row for row in rows if row.definition not in measured]
+        distinct = {row.definition: row for row in rows}
+        return [row for definition, row in distinct.items() if definition not in measured]
 
     def add(self, index: int, records: list[dict]) -> None:
         """Keep the records of some rows of one image, all or none.

@@ -12,7 +12,7 @@ import torch
 
 from elbo_core import Plan, align, load
 from elbo_core.captions import list_captions
-from elbo_core.datasets.toy import toy_scenes
+from elbo_core.datasets.toy import toy_dataset
 from elbo_core.elbo import class_losses, keyed_noise
 from elbo_core.observe import attend_caption
 
@@ -42,7 +42,7 @@ def timed_network(network: torch.nn.Module, watch: Stopwatch) -> None:
 def bench(model: str, images: int) -> Stopwatch:
     denoiser, watch, plan = load(model), Stopwatch(), Plan()
     timed_network(denoiser.network, watch)
-    scenes = [scene for scene in toy_scenes("toy-coco", "dev", 4 * images) if len(scene.classes) == 4][:images]
+    scenes = [scene for scene in toy_dataset("toy-coco", "dev", 4 * images) if len(scene.classes) == 4][:images]
     for repeat, scene in enumerate([scenes[0], *scenes]):
         if repeat == 1:
             watch.laps.clear()  # the first image warms up

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from elbo_core.datasets.toy import TOY_SETS, toy_scenes, toy_specs
+from elbo_core.datasets.toy import TOY_SETS, toy_dataset, toy_specs
 from elbo_core.toy.corpus import TRAINING_SEED
 from elbo_core.toy.world import CLASSES, THINGS
 
 
 @pytest.mark.parametrize("name", TOY_SETS)
 def test_candidates_are_the_classes_of_the_label_map(name):
-    for scene in toy_scenes(name, "dev", 4):
+    for scene in toy_dataset(name, "dev", 4):
         assert scene.image.shape == (3, 128, 128)
         assert [CLASSES.index(c) + 1 for c in scene.classes] == list(scene.labels)
         assert set(np.unique(scene.label_map)) - {0} == set(scene.labels)
@@ -17,7 +17,7 @@ def test_candidates_are_the_classes_of_the_label_map(name):
 def test_stuff_is_labelled_where_the_mirrored_set_labels_it():
     for name, toy_set in TOY_SETS.items():
         assert toy_set.classes == (CLASSES if name in ("toy-context", "toy-ade") else THINGS)
-        has_background = any((scene.label_map == 0).any() for scene in toy_scenes(name, "dev", 4))
+        has_background = any((scene.label_map == 0).any() for scene in toy_dataset(name, "dev", 4))
         assert has_background != toy_set.labels_stuff
 
 
@@ -29,7 +29,7 @@ def test_splits_share_no_scene():
 
 
 def test_attributed_captions_point_at_the_nouns():
-    for scene in toy_scenes("toy-aep", "dev", 8):
+    for scene in toy_dataset("toy-aep", "dev", 8):
         for name, ((start, end),) in scene.caption.spans.items():
             assert scene.caption.text[start:end].startswith(name[:3])
         assert set(scene.caption.spans) == set(scene.classes)
@@ -43,7 +43,7 @@ def test_unknown_sets_and_splits_list_the_known():
 
 
 def test_visibility_is_known_of_things_alone():
-    scenes = list(toy_scenes("toy-context", "dev", 6)) + list(toy_scenes("toy-coco", "dev", 6))
+    scenes = list(toy_dataset("toy-context", "dev", 6)) + list(toy_dataset("toy-coco", "dev", 6))
     shares = [share for scene in scenes for name, share in zip(scene.classes, scene.visible, strict=True)
               if name in THINGS]  # fmt: skip
     assert all(0 < share <= 1 for share in shares)

@@ -65,7 +65,7 @@ def test_counts_equal_one_run_per_row(tiny, dataset, evaluation):
     """Oracle: what the released code does, the network anew for every row."""
     for row in ROWS:
         plan, images = plan_of([row]), []
-        for scene in map(dataset.read, range(IMAGES)):
+        for scene in dataset:
             heatmaps = align(observe(tiny, scene, plan), row.recipe)
             images.append(count(heatmaps, scene.labels, scene.label_map, len(dataset.classes)))
         expected, ours = stack(images), evaluation.counts[row.name]
@@ -76,7 +76,7 @@ def test_counts_equal_one_run_per_row(tiny, dataset, evaluation):
 
 
 def test_scores_name_every_candidate(evaluation, dataset):
-    scenes = list(map(dataset.read, range(IMAGES)))
+    scenes = list(dataset)
     assert list(evaluation.scores["class"]) == [name for scene in scenes for name in scene.classes]
     assert list(evaluation.scores.scene.unique()) == [scene.id for scene in scenes]
     assert (evaluation.scores["off"] == 1).all()
@@ -104,6 +104,15 @@ def test_new_rows_and_images_are_added(tiny, dataset, evaluation, tmp_path):
         stored.read(rows[1:2], IMAGES)
     assert [row.name for row in stored.missing(0, rows)] == ["elsewhere", "off, tuned"]
     assert equal(run.evaluate(tiny, dataset, rows, tmp_path), evaluation)
+
+
+def test_rows_of_one_definition_are_measured_once(tiny, dataset, tmp_path):
+    stored = run.open_store(tiny, dataset, plan_of(ROWS), tmp_path)
+    twice = [*ROWS[:2], replace(ROWS[1], name="the same")]
+    assert len(stored.missing(0, twice)) == 2
+    run.measure(tiny, dataset, twice, stored, range(1))
+    frame = stored.read(twice, 1)
+    assert frame.groupby("row").size().to_dict() == dict.fromkeys(["off", "on", "the same"], len(frame) // 3)
 
 
 def test_other_weights_data_or_plans_are_other_runs(tiny, dataset, tmp_path):

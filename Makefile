@@ -7,7 +7,7 @@ SHELL := bash
 PROFILE ?= toy
 PYTHON3 ?= python3
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-TABLES := $(sort $(wildcard notebooks/[0-9]*_table*.ipynb notebooks/[0-9]*_figure*.ipynb))
+TABLES := $(sort $(wildcard notebooks/[1-9]*.ipynb))
 CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
 
 # The active conda environment, if there is one; else .venv, made on first use from PYTHON3 (3.11 or later).
@@ -43,7 +43,11 @@ build/conda.installed: requirements.lock pyproject.toml
 	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-tables: $(TABLES:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb) ## regenerate figures/<profile>/table_* and figure_*
+tables: figures/$(PROFILE)/provenance.json ## regenerate figures/<profile>: tables, figures, claims
+
+figures/$(PROFILE)/provenance.json: $(TABLES:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
+	mkdir -p "$(@D)"
+	"$(PYTHON)" -m elbo_core.experiments.provenance $(PROFILE) "build/$(PROFILE)" "$@"
 
 # papermill writes to a .partial file: a notebook that fails never looks up to date.
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(CODE) | $(ENV)

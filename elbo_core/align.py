@@ -132,6 +132,7 @@ class Recipe:
 READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "min-max": lambda heatmaps: min_max(heatmaps, [-2, -1]),
     "softmax": lambda heatmaps: heatmaps.softmax(dim=-3),
+    "plain": lambda heatmaps: heatmaps.clamp(0, 1),  # in [0, 1] but for rounding
 }
 
 

@@ -182,7 +182,27 @@ def cross_validated(metric: Metric, counts: Counts, weights: np.ndarray, folds: 
     return metric(functools.reduce(Sums.__add__, chosen))[:, 0]
 
 
-POLICIES: dict[str, Policy] = {"oracle": oracle, "cross-validated": cross_validated, "fixed 50": fixed(50)}
+def bisection(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+    """The metric [R] where the released code's search ends: it halves 1..99 % by the sign of the slope.
+
+    That is the best threshold only if the curve has a single peak. Source: `evaluate_segmentation.py:297-324`.
+    """
+    curves = metric(pool(counts, weights))
+    low, high = np.zeros(len(curves), int), np.full(len(curves), curves.shape[1] - 1)
+    every = np.arange(len(curves))
+    while (low < high).any():
+        middle = (low + high) // 2
+        rises = curves[every, np.minimum(middle + 1, high)] > curves[every, middle]
+        low, high = np.where(rises, middle + 1, low), np.where(rises, high, middle)
+    return curves[every, low]
+
+
+POLICIES: dict[str, Policy] = {
+    "oracle": oracle,
+    "cross-validated": cross_validated,
+    "fixed 50": fixed(50),
+    "bisection": bisection,
+}
 
 
 def everything(counts: Counts) -> np.ndarray:
@@ -195,18 +215,27 @@ def miou_by_threshold(counts: Counts) -> np.ndarray:
     return METRICS["miou"](pool(counts, everything(counts)))[0]
 
 
-def by_area(counts: Counts, percent: int, groups: int = 10) -> pd.DataFrame:
-    """IoU at one threshold against size: (image, label) pairs, without background, in equal groups by their true area.
+def pairs(counts: Counts, percent: int) -> pd.DataFrame:
+    """IoU at one threshold of each (image, label) of the truth, background aside.
 
-    Columns: group, area (mean share of the image), iou (mean of the pairs, percent), n.
+    Columns: index (of the image), label, area (share of the image), iou (percent).
     """
     predicted, right, true = confusion(counts)
     image, label = np.nonzero(true[:, 1:])
     label = label + 1
     hit, claimed, area = right[image, label, percent - 1], predicted[image, label, percent - 1], true[image, label]
-    pairs = pd.DataFrame({"iou": 100 * hit / (claimed + area - hit), "area": area / true.sum(axis=1)[image]})
-    pairs["group"] = pairs.area.rank(method="first").sub(1).floordiv(len(pairs) / groups).astype(int) + 1
-    return pairs.groupby("group").agg(area=("area", "mean"), iou=("iou", "mean"), n=("iou", "size")).reset_index()
+    shares = {"area": area / true.sum(axis=1)[image], "iou": 100 * hit / (claimed + area - hit)}
+    return pd.DataFrame({"index": image, "label": label} | shares)
+
+
+def by_area(counts: Counts, percent: int, groups: int = 10) -> pd.DataFrame:
+    """IoU at one threshold against size: (image, label) pairs in equal groups by their true area.
+
+    Columns: group, area (mean share of the image), iou (mean of the pairs, percent), n.
+    """
+    frame = pairs(counts, percent)
+    frame["group"] = frame.area.rank(method="first").sub(1).floordiv(len(frame) / groups).astype(int) + 1
+    return frame.groupby("group").agg(area=("area", "mean"), iou=("iou", "mean"), n=("iou", "size")).reset_index()
 
 
 @dataclass(frozen=True)

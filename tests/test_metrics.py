@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision
 from elbo_core.align import Heatmaps
 from elbo_core.metrics import (
     METRICS,
+    bisection,
     bootstrap_weights,
     by_area,
     confusion,
@@ -182,3 +183,13 @@ def test_bad_input(change, message):
     heatmaps, truth = change(heatmaps, truth)
     with pytest.raises(ValueError, match=message):
         count(heatmaps, labels, truth, LABELS)
+
+
+def test_bisection_finds_the_only_peak_and_may_miss_the_better_of_two(counts):
+    places = np.arange(99)
+    single = 50.0 - np.abs(places - [[13], [98], [0]])  # three resamples, a peak each
+    double = np.maximum(40 - np.abs(places - 20), 50 - 5 * np.abs(places - 90))[None]
+    weights = everything(counts)
+    assert bisection(lambda sums: single, counts, weights).tolist() == [50, 50, 50]
+    assert bisection(lambda sums: double, counts, weights).tolist() == [40], "the released code's search stops there"
+    assert bisection(METRICS["miou"], counts, weights)[0] <= oracle(METRICS["miou"], counts, weights)[0]

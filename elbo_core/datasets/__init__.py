@@ -6,7 +6,7 @@ from elbo_core.datasets.toy import TOY_SETS, toy_dataset
 __all__ = ["Dataset", "mirrored", "open_dataset"]
 
 
-def open_dataset(name: str, split: str = "test", count: int = 96) -> Dataset:
+def open_dataset(name: str, split: str = "test", count: int = 64) -> Dataset:
     """The first `count` scenes of a data set.
 
     Raises:

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Profile:
-    """images: scenes per data set; resamples: of each bootstrap; seed: of noise and bootstrap."""
+    """images: scenes per data set; resamples: of each bootstrap; seed: of noise and bootstrap.
+
+    datasets: those of the segmentation tables, in the paper's order.
+    """
 
     name: str
     images: int
     resamples: int
     seed: int = 4307
+    datasets: tuple[str, ...] = ("toy-voc", "toy-context", "toy-coco", "toy-ade")
 
 
-PROFILES = {profile.name: profile for profile in (Profile("smoke", 3, 50), Profile("toy", 96, 1000))}
+PROFILES = {profile.name: profile for profile in (Profile("smoke", 4, 50), Profile("toy", 64, 1000))}
 
 
 def get_profile(name: str) -> Profile:

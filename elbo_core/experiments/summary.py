@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from elbo_core.datasets import mirrored
 from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.rows import READINGS, reading
 from elbo_core.experiments.tables import beside_paper, tidy
 from elbo_core.metrics import METRICS, POLICIES, Counts, Estimate, bootstrap_weights, everything, interval
 
@@ -35,43 +38,68 @@ def _concordant(score: np.ndarray, quantity: np.ndarray) -> tuple[int, int]:
     return int((signs > 0).sum()), int((np.abs(signs) > 0).sum())
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A number measured on all images, and on each resample of them, float64 [R]. Differences are paired."""
+
+    value: float
+    samples: np.ndarray
+
+    def __sub__(self, other: Measured) -> Measured:
+        return Measured(self.value - other.value, self.samples - other.samples)
+
+    @property
+    def estimate(self) -> Estimate:
+        return interval(self.value, self.samples)
+
+    @staticmethod
+    def best(candidates: Sequence[Measured]) -> Measured:
+        """The highest of several, chosen on the images themselves and anew on each resample: an upper bound."""
+        samples = np.max([candidate.samples for candidate in candidates], axis=0)
+        return Measured(max(candidate.value for candidate in candidates), samples)
+
+
+def measure(counts: Counts, weights: np.ndarray, metric: str = "miou", policy: str = "oracle") -> Measured:
+    """A metric under a threshold policy on all images of `counts` and on the resamples `weights` [R, n_images]."""
+    score = functools.partial(POLICIES[policy], METRICS[metric])
+    return Measured(score(counts, everything(counts))[0], score(counts, weights))
+
+
 def summarise(
-    counts: Mapping[str, Counts], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle"
-) -> pd.DataFrame:
+    counts: Mapping[str, Counts], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle",
+    best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> pd.DataFrame:  # fmt: skip
     """A metric of each row under a threshold policy, and its gain over its "off" row on the same resampled images.
 
+    best_of: further rows, each the best of the named ones (`Measured.best`).
     Columns: row, metric (its name, and with "_gain" behind), ours, low, high, n_images.
     """
     n_images = len(next(iter(counts.values())).true)
     weights = bootstrap_weights(n_images, resamples, seed)
-    measure = functools.partial(POLICIES[policy], METRICS[metric])
-    values = {name: measure(c, everything(c))[0] for name, c in counts.items()}
-    samples = {name: measure(c, weights) for name, c in counts.items()}
+    rows = {name: measure(c, weights, metric, policy) for name, c in counts.items()}
+    rows |= {name: Measured.best([rows[one] for one in candidates]) for name, candidates in best_of.items()}
     records = []
-    for name in counts:
-        records.append((name, metric, interval(values[name], samples[name])))
-        baseline = "off, tuned" if name.endswith(", tuned") else "off"
+    for name, row in rows.items():
+        records.append(_record(name, metric, row.estimate, n_images))
+        baseline = "off" + reading(name)
         if name != baseline:
-            gain = interval(values[name] - values[baseline], samples[name] - samples[baseline])
-            records.append((name, f"{metric}_gain", gain))
-    return pd.DataFrame([_record(name, metric, estimate, n_images) for name, metric, estimate in records])
-
-
-READINGS = ("", ", tuned")
+            records.append(_record(name, f"{metric}_gain", (row - rows[baseline]).estimate, n_images))
+    return pd.DataFrame(records)
 
 
 def compare(
     counts: Mapping[str, Mapping[str, Counts]], rows: Sequence[str], table: str, model: str, paper_model: str,
-    profile: Profile,
+    profile: Profile, best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """The chosen rows of every data set, in both readings, beside the numbers of a table of the paper; tidy.
 
-    counts: by data set, then by row (`Evaluation.counts`).
+    counts: by data set, then by row (`Evaluation.counts`); best_of: as for `summarise`.
     """
+    both = {name + end: [one + end for one in candidates] for end in READINGS for name, candidates in best_of.items()}
     frames = []
     for name, measured in counts.items():
-        chosen = {row + reading: measured[row + reading] for reading in READINGS for row in rows}
-        frame = summarise(chosen, profile.resamples, profile.seed)
+        chosen = {row + end: measured[row + end] for end in READINGS for row in rows}
+        frame = summarise(chosen, profile.resamples, profile.seed, best_of=both)
         frames.append(beside_paper(frame, table, paper_model, mirrored(name)).assign(model=model, dataset=name))
     return tidy(pd.concat(frames))
 

@@ -48,6 +48,13 @@ def test_gains_are_differences_of_best_mious(counts):
     assert frame.loc[("best, tuned", "miou_gain"), "ours"] == pytest.approx(tuned)
 
 
+def test_the_best_of_several_rows_is_chosen_on_each_resample(counts):
+    frame = summarise(counts, 50, 0, best_of={"best": ["off", "on"]}).set_index(["row", "metric"])
+    assert frame.loc[("best", "miou"), "ours"] == frame.loc[[("off", "miou"), ("on", "miou")], "ours"].max()
+    assert frame.loc[("best", "miou"), "low"] >= frame.loc[[("off", "miou"), ("on", "miou")], "low"].max()
+    assert frame.loc[("best", "miou_gain"), "low"] >= 0, "off is one of them"
+
+
 def test_metric_and_policy_are_a_choice(counts):
     frame = summarise(counts, 20, 0, metric="f1", policy="cross-validated").set_index(["row", "metric"])
     expected = cross_validated(METRICS["f1"], counts["on"], everything(counts["on"]))[0]
@@ -70,7 +77,7 @@ def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
 
 
 def test_profiles(monkeypatch):
-    assert get_profile("toy").images == 96
+    assert get_profile("toy").images == 64
     monkeypatch.setenv("ELBO_PROFILE", "smoke")
     assert get_profile("toy").name == "smoke"
     monkeypatch.setenv("ELBO_PROFILE", "huge")

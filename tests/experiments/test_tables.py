@@ -50,6 +50,12 @@ def test_rows_stand_beside_the_papers_numbers():
     assert math.isnan(paper[2])
 
 
+def test_figure_7_is_known_at_its_two_printed_strengths():
+    assert paper_miou("figure_7", "SD1.5", "gamma 1/1", "voc") == paper_miou("table_3", "SD1.5", "off", "voc")
+    assert paper_miou("figure_7", "SD1.5", "gamma 1/3", "voc") == paper_miou("table_3", "SD1.5", "on", "voc")
+    assert math.isnan(paper_miou("figure_7", "SD1.5", "gamma 1/2", "voc"))
+
+
 def test_unknown_paper_tables_list_the_known():
     with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_6"):
         paper_miou("table_1", "SD1.5", "off", "voc")

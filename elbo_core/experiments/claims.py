@@ -1,0 +1,184 @@
+"""The ledger of claims: what the paper says, what its numbers show, what ours show, and a verdict by rule.
+
+Each claim of `data/paper/claims.yaml` that the embedded world can test is turned into one number that should be
+positive (or, for claims of equality, close to zero), with its bootstrap interval over images.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from elbo_core.datasets import mirrored
+from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.run import Evaluation
+from elbo_core.experiments.summary import Measured, measure
+from elbo_core.experiments.tables import DATASET_ORDER, paper_miou
+from elbo_core.metrics import Estimate, bootstrap_weights, miou_by_threshold, pairs
+from elbo_core.paths import DATA, FIGURES
+
+COLUMNS = ["id", "claim", "paper", "ours", "low", "high", "verdict"]
+SAME = 1.0
+"""Rows count as equal when their difference lies within so many points of mIoU."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """id: a short name; where: its place in the paper; claim: what it says; test: how we test it, empty if we cannot.
+
+    test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
+        pairs with more of a quantity over those with less, calibration off.
+        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers;
+        `expect`: see `verdict`, `more` by default.
+    """
+
+    id: str
+    where: str
+    claim: str
+    test: Mapping[str, object]
+
+
+def read_claims(path: Path = DATA / "paper" / "claims.yaml") -> list[Claim]:
+    """All claims.
+
+    Raises:
+        ValueError: two have the same id.
+    """
+    claims = [Claim(**content) for content in yaml.safe_load(path.read_text())]
+    ids = [claim.id for claim in claims]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path} names a claim twice: {sorted({name for name in ids if ids.count(name) > 1})}")
+    return claims
+
+
+def _first_behind(effects: Sequence[Measured]) -> Measured:
+    return _mean(effects[1:]) - effects[0]
+
+
+def _mean(effects: Sequence[Measured]) -> Measured:
+    mean = float(np.mean([effect.value for effect in effects]))
+    return Measured(mean, np.mean([effect.samples for effect in effects], axis=0))
+
+
+def _least(effects: Sequence[Measured]) -> Measured:
+    return Measured(min(effect.value for effect in effects), np.min([effect.samples for effect in effects], axis=0))
+
+
+ACROSS: dict[str, Callable[[Sequence[Measured]], Measured]] = {
+    "mean": _mean,
+    "every set": _least,
+    "voc least": _first_behind,
+}
+"""From the effects on VOC, Context, COCO and ADE20K to one: their mean, the smallest, or the mean of the others over
+that on VOC."""
+
+
+def verdict(found: Estimate, expect: str) -> str:
+    """holds, does not hold or undecided, from the 95 % interval alone.
+
+    more: holds above zero, does not hold at or below. not less: holds above -1 point, does not hold below. same:
+    holds within 1 point of zero, does not hold outside.
+    """
+    holds, fails = {
+        "more": (found.low > 0, found.high <= 0),
+        "not less": (found.low > -SAME, found.high < -SAME),
+        "same": (max(-found.low, found.high) <= SAME, found.low > SAME or found.high < -SAME),
+    }[expect]
+    return "holds" if holds else "does not hold" if fails else "undecided"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Tests claims on evaluations of the four sets, by the name of the set, in the order of the paper's tables.
+
+    reading: the ending of the rows' names (`rows.READINGS`); paper_model: whose numbers stand beside ours.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+    profile: Profile
+    paper_model: str
+    reading: str = ""
+
+    def effect(self, claim: Claim) -> Estimate:
+        """The claim's number on our sets; NaN where we have no test for it.
+
+        Raises:
+            ValueError: the sets are not those of the paper's tables, in their order.
+        """
+        if not claim.test:
+            return Estimate(math.nan, math.nan, math.nan)
+        if tuple(map(mirrored, self.evaluations)) != DATASET_ORDER:
+            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(self.evaluations)}")
+        measured = self._rows if "rows" in claim.test else self._groups
+        effects = [measured(name, claim.test) for name in self.evaluations]
+        return ACROSS[claim.test.get("across", "mean")](effects).estimate
+
+    def paper(self, claim: Claim) -> float:
+        """The same number from the paper's table, or NaN where it has none."""
+        if "table" not in claim.test:
+            return math.nan
+        better, *others = claim.test["rows"]
+        of = functools.partial(paper_miou, claim.test["table"], self.paper_model)
+        effects = [of(better, name) - max(of(other, name) for other in others) for name in DATASET_ORDER]
+        fixed = [Measured(effect, np.array([effect])) for effect in effects]
+        return ACROSS[claim.test.get("across", "mean")](fixed).value
+
+    def table(self, claims: Sequence[Claim]) -> pd.DataFrame:
+        """One line per claim; columns `COLUMNS`."""
+        return pd.DataFrame([self._line(claim) for claim in claims], columns=COLUMNS)
+
+    def _line(self, claim: Claim) -> list:
+        found = self.effect(claim)
+        judged = verdict(found, claim.test.get("expect", "more")) if claim.test else "not tested"
+        text = f"{claim.claim} ({claim.where})"
+        return [claim.id + self.reading, text, self.paper(claim), found.value, found.low, found.high, judged]
+
+    def _weights(self, name: str) -> np.ndarray:
+        """Resamples of a set's images; other sets are drawn independently."""
+        position = list(self.evaluations).index(name)
+        return bootstrap_weights(self.profile.images, self.profile.resamples, self.profile.seed + position)
+
+    def _rows(self, name: str, test: Mapping) -> Measured:
+        counts, weights = self.evaluations[name].counts, self._weights(name)
+        better, *others = [measure(counts[row + self.reading], weights) for row in test["rows"]]
+        return better - Measured.best(others)
+
+    def _groups(self, name: str, test: Mapping) -> Measured:
+        evaluation = self.evaluations[name]
+        counts = evaluation.counts["off" + self.reading]
+        found = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
+        known = found.merge(evaluation.scores, on=["index", "label"])
+        known["fewness"] = -known.groupby("index").label.transform("size")
+        known = known.dropna(subset=test["groups"])
+        more = _upper_half(known[test["groups"]])
+        weights = self._weights(name)
+        return _weighted_mean(known[more], weights) - _weighted_mean(known[~more], weights)
+
+
+def _upper_half(quantity: pd.Series) -> pd.Series:
+    """Which values lie in the upper half; those equal to the median do, unless nothing would be left below."""
+    middle = quantity.median()
+    return quantity >= middle if (quantity < middle).any() else quantity > middle
+
+
+def _weighted_mean(found: pd.DataFrame, weights: np.ndarray) -> Measured:
+    """The mean IoU of some (image, class) pairs, on resamples [R, n_images]."""
+    drawn = weights[:, found["index"]]
+    return Measured(found.iou.mean(), drawn @ found.iou.to_numpy() / np.maximum(drawn.sum(axis=1), 1))
+
+
+def write_ledger(ledger: pd.DataFrame, profile: str, figures: Path = FIGURES) -> list[Path]:
+    """Write `figures/<profile>/claims.{csv,md}`; equal numbers give equal bytes."""
+    folder = figures / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    rounded = ledger.round({"paper": 2, "ours": 2, "low": 2, "high": 2})
+    rounded.to_csv(folder / "claims.csv", index=False, float_format="%.2f", lineterminator="\n")
+    (folder / "claims.md").write_text(f"{rounded.to_markdown(index=False, floatfmt='+.2f')}\n", encoding="utf-8")
+    return [folder / "claims.csv", folder / "claims.md"]

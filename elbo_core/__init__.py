@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from elbo_core.align import Recipe, align
-from elbo_core.denoiser import load
+from elbo_core.models import load
 from elbo_core.observe import Plan, observe
 from elbo_core.scene import Scene
 from elbo_core.segment import segment

@@ -16,14 +16,15 @@ from elbo_core.observe import CaptionAttention, Observation
 
 @dataclass(frozen=True)
 class ElboScore:
-    """S = gamma^norm(mean_t w(t) MSE(t)), the weight w by the name of an estimator in `elbo.ESTIMATORS`."""
+    """S = gamma^norm(mean_t w(t) MSE(t)), the weight w by the name of an estimator in `elbo.ESTIMATORS`, or "released"
+    for that of the released code."""
 
-    estimator: str = "epsilon"
+    estimator: str = "released"
     gamma: float = 1 / 3
 
     def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"unknown estimator {self.estimator!r}; known: {', '.join(ESTIMATORS)}")
+        if self.estimator not in ("released", *ESTIMATORS):
+            raise ValueError(f"unknown estimator {self.estimator!r}; known: released, {', '.join(ESTIMATORS)}")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma must lie in (0, 1], got {self.gamma}")
 
@@ -59,8 +60,15 @@ def gaussian_over_depth(cross: CrossAttention) -> Tensor:
 
 
 def up_path(cross: CrossAttention) -> Tensor:
-    """1 for the layers of a UNet's up path, where our toy model's words are; 0 for the others."""
-    return torch.tensor([float(layer.name.startswith("up_blocks")) for layer in cross.layers])
+    """1 for the layers of a UNet's up path, where our toy model's words are; 0 for the others.
+
+    Raises:
+        ValueError: the network has no up path.
+    """
+    layers = [float(layer.name.startswith("up_blocks")) for layer in cross.layers]
+    if not any(layers):
+        raise ValueError(f"layer weights 'up' need a UNet; the layers here are {cross.layers[0].name}, ...")
+    return torch.tensor(layers)
 
 
 LAYER_WEIGHTS: dict[str, Callable[[CrossAttention], Tensor]] = {
@@ -95,6 +103,9 @@ class Recipe:
     average_maps: average attention over the timesteps first, rather than the results of each.
     refine_image: refine at image resolution rather than at the attention's.
     readout: how the classes' heatmaps become comparable, a name in `READOUTS`.
+    text_part: whose columns are read where a network sees several text encoders ("clip", "t5"), "all" of them, or
+        "first": the released code's choice, CLIP in Stable Diffusion 3.
+    renormalise: where text and image share one softmax, let each pixel's weights on the text sum to one.
     """
 
     score: ElboScore | ConstantScore = ElboScore()
@@ -103,6 +114,8 @@ class Recipe:
     average_maps: bool = True
     refine_image: bool = False
     readout: str = "min-max"
+    text_part: str = "first"
+    renormalise: bool = False
 
     @classmethod
     def reference(cls) -> Recipe:
@@ -175,7 +188,8 @@ def cross_maps(attention: CaptionAttention, recipe: Recipe) -> Tensor:
     """The weighted mean over layers of each class's cross-attention, [T or 1, N, M, M]; M is the finest side."""
     weights = LAYER_WEIGHTS[recipe.layer_weights](attention.cross)
     side = attention.cross.layers[0].side
-    maps = attention.cross.maps(attention.columns)
+    cross = attention.cross.renormalised() if recipe.renormalise else attention.cross
+    maps = cross.maps(attention.columns_of(recipe.text_part))
     mean = sum(w * _resize(m, (side, side)) for w, m in zip(weights, maps, strict=True)) / weights.sum()
     return mean.mean(dim=0, keepdim=True) if recipe.average_maps else mean
 

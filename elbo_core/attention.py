@@ -22,9 +22,12 @@ from elbo_core.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """The queries and keys of one attention layer, one entry per timestep.
+    """The image's queries and all keys of one attention layer, one entry per timestep.
 
-    query: [T, heads, side*side, d], key: [T, heads, M, d], scale: factor on QK^T.
+    query: [T, heads, side*side, d]; key: [T, heads, K, d]; scale: factor on QK^T.
+    part: which keys are meant, all by default. In a joint sequence, text and image are parts of one softmax, so the
+        weights of a part sum to less than one.
+    bias: added to scale QK^T, broadcasting to [T, heads, side*side, K], or None.
     """
 
     name: str
@@ -32,10 +35,17 @@ class AttentionLayer:
     query: Tensor
     key: Tensor
     scale: float
+    part: range | None = None
+    bias: Tensor | None = None
+
+    @property
+    def columns(self) -> int:
+        """The number M of keys that are meant."""
+        return self.key.shape[2] if self.part is None else len(self.part)
 
     def __call__(self, values: Tensor) -> Tensor:
         """softmax(scale QK^T) V for `values` [M, V] or [T, M, V], averaged over heads: [T, side*side, V] in float32."""
-        values = values.to(self.query.device, torch.float32)
+        values = self._among_all_keys(values.to(self.query.device, torch.float32))
         values = values.expand(len(self.query), *values.shape[-2:])
         mixed = [self._attend(block) for block in values.split(self.query.shape[-1], dim=-1)]
         return torch.cat(mixed, dim=-1)
@@ -43,13 +53,30 @@ class AttentionLayer:
     def only(self, index: Sequence[int]) -> AttentionLayer:
         """The same layer at some of its timesteps, by their position."""
         index = list(index)
-        return replace(self, query=self.query[index], key=self.key[index])
+        bias = None if self.bias is None else self.bias.expand(len(self.query), *self.bias.shape[1:])[index]
+        return replace(self, query=self.query[index], key=self.key[index], bias=bias)
+
+    def renormalised(self) -> AttentionLayer:
+        """The same layer with a softmax over its own part alone, so that the weights sum to one."""
+        if self.part is None:
+            return self
+        own = slice(self.part.start, self.part.stop)
+        bias = None if self.bias is None else self.bias[..., own]
+        return replace(self, key=self.key[:, :, own], bias=bias, part=None)
+
+    def _among_all_keys(self, values: Tensor) -> Tensor:
+        """Values [..., M, V] of this part, with zeros for the other keys: [..., K, V]."""
+        if self.part is None:
+            return values
+        return F.pad(values, (0, 0, self.part.start, self.key.shape[2] - self.part.stop))
 
     def _attend(self, values: Tensor) -> Tensor:
         """One kernel call. The fused kernels want values as wide as the keys, so narrower ones are padded."""
         heads, width = self.query.shape[1], self.query.shape[-1]
         padded = F.pad(values, (0, width - values.shape[-1]))[:, None].expand(-1, heads, -1, -1)
-        mixed = F.scaled_dot_product_attention(self.query.float(), self.key.float(), padded, scale=self.scale)
+        query, key = self.query.float(), self.key.float()
+        bias = None if self.bias is None else self.bias.float()
+        mixed = F.scaled_dot_product_attention(query, key, padded, attn_mask=bias, scale=self.scale)
         return mixed.mean(dim=1)[..., : values.shape[-1]]
 
 
@@ -63,10 +90,13 @@ class CrossAttention:
         """The same at some of the timesteps, by their position."""
         return CrossAttention(tuple(layer.only(index) for layer in self.layers))
 
+    def renormalised(self) -> CrossAttention:
+        """The same, each pixel's weights on the text summing to one."""
+        return CrossAttention(tuple(layer.renormalised() for layer in self.layers))
+
     def maps(self, columns: Sequence[Sequence[int]]) -> list[Tensor]:
         """Per layer the maps [T, N, side, side] of N groups of token columns, each the mean over its columns."""
-        tokens = self.layers[0].key.shape[2]
-        selector = torch.zeros(tokens, len(columns))
+        selector = torch.zeros(self.layers[0].columns, len(columns))
         for group, members in enumerate(columns):
             selector[list(members), group] = 1 / len(members)
         return [layer(selector).mT.unflatten(-1, (layer.side, layer.side)) for layer in self.layers]
@@ -113,18 +143,38 @@ def interpolation_matrix(size: int, target: int) -> Tensor:
     return F.interpolate(torch.eye(size)[None], size=target, mode="linear")[0].T
 
 
+@dataclass(frozen=True)
+class Call:
+    """One attention call of a network: query [B, heads, Q, d], key [B, heads, K, d] and bias as the kernel saw them.
+
+    sees_text: whether the layer was given the text beside the image.
+    """
+
+    name: str
+    sees_text: bool
+    query: Tensor
+    key: Tensor
+    scale: float
+    bias: Tensor | None
+
+    def layer(self, rows: range | None = None, part: range | None = None) -> AttentionLayer:
+        """The call as seen from some of its rows, the image's, on a part of its keys; both all by default."""
+        query = self.query if rows is None else self.query[:, :, rows.start : rows.stop]
+        return AttentionLayer(self.name, math.isqrt(query.shape[2]), query, self.key, self.scale, part, self.bias)
+
+
 class AttentionTap(TorchFunctionMode):
-    """While active, records the query and key of every attention call of `network`; its output does not change.
+    """While active, records every attention call of `network`; its output does not change.
 
     with AttentionTap(unet) as tap:
         unet(noisy, timesteps, text)
-    cross, self_attention = tap.layers(text=True), tap.layers(text=False)
+    cross, self_attention = separate_layers(tap.calls)
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self._calls: list[tuple[str, bool, Tensor, Tensor, float]] = []
+        self.calls: list[Call] = []
         self._inside: list[tuple[str, bool]] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -155,26 +205,57 @@ class AttentionTap(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention and self._inside:
-            query, key = args[:2]
+            query, key = (
+                kwargs.get(name, args[at] if len(args) > at else None) for at, name in enumerate(("query", "key"))
+            )
             scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-            self._calls.append((*self._inside[-1], query.detach(), key.detach(), scale))
+            bias = _as_bias(kwargs.get("attn_mask", args[3] if len(args) > 3 else None), query.dtype)
+            self.calls.append(Call(*self._inside[-1], query.detach(), key.detach(), scale, bias))
         return function(*args, **kwargs)
 
-    def layers(self, text: bool) -> tuple[AttentionLayer, ...]:
-        """The recorded layers that look at the text, or those that look at the image, in execution order. One entry
-        per sample of the batch.
 
-        Raises:
-            UnsupportedModelError: there is none, because the model does not use the fused attention function.
-        """
-        layers = tuple(
-            AttentionLayer(name, math.isqrt(query.shape[2]), query, key, scale)
-            for name, sees_text, query, key, scale in self._calls
-            if sees_text == text
-        )
+def _as_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """An attention mask as numbers to add; of a boolean one, False becomes -inf."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+
+
+Operators = tuple[CrossAttention, SelfAttention]
+
+
+def separate_layers(calls: Sequence[Call]) -> Operators:
+    """Of a network whose layers look either at the text or at the image, as UNets and PixArt do.
+
+    Raises:
+        UnsupportedModelError: there is no call of one kind, because the model does not use the fused function.
+    """
+    cross = [call.layer() for call in calls if call.sees_text]
+    own = [call.layer() for call in calls if not call.sees_text]
+    return _operators(cross, own)
+
+
+def joint_layers(calls: Sequence[Call], image: range, text: range) -> Operators:
+    """Of a network whose layers look at text and image in one sequence, as Stable Diffusion 3 and FLUX do.
+
+    A layer that sees the image alone (the dual attention of Stable Diffusion 3.5) counts as self-attention.
+
+    Raises:
+        UnsupportedModelError: as for `separate_layers`.
+    """
+    alone = [call.key.shape[2] == len(image) for call in calls]
+    cross = [call.layer(image, text) for call, only_image in zip(calls, alone, strict=True) if not only_image]
+    own = [
+        call.layer() if only_image else call.layer(image, image) for call, only_image in zip(calls, alone, strict=True)
+    ]
+    return _operators(cross, own)
+
+
+def _operators(cross: Sequence[AttentionLayer], own: Sequence[AttentionLayer]) -> Operators:
+    for kind, layers in (("text", cross), ("image", own)):
         if not layers:
             raise UnsupportedModelError(
-                f"{type(self.network).__name__} made no {'text' if text else 'image'} attention call through "
-                "scaled_dot_product_attention; call its set_default_attn_processor() first"
+                f"the network made no {kind} attention call through scaled_dot_product_attention; "
+                "call its set_default_attn_processor() first"
             )
-        return layers
+    return CrossAttention(tuple(cross)), SelfAttention(tuple(own))

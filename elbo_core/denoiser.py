@@ -1,46 +1,120 @@
 """One diffusers pipeline behind four verbs: `encode_image`, `encode_text`, `noise`, `predict`.
 
-Nothing above this module asks which family a model belongs to.
+Here is what all pipelines share; `families.py` adds what each does in its own way. Nothing above these two modules asks
+which family a model belongs to.
 """
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from elbo_core.attention import AttentionTap, CrossAttention, SelfAttention
-from elbo_core.errors import ModelOutputError, UnsupportedModelError
+from elbo_core.attention import AttentionTap, Call, Operators
+from elbo_core.captions import Caption, token_columns
+from elbo_core.errors import ModelOutputError
 from elbo_core.images import to_network_range
 from elbo_core.objectives import conversion
-from elbo_core.paths import MODELS
 from elbo_core.schedule import NoiseSchedule
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
-class Denoiser:
-    """A text-to-image UNet pipeline of the Stable Diffusion 1.x/2.x family (epsilon-, v- or sample-prediction).
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a network is told about N texts: embeddings [N, L, d]; where a family has them, a pooled vector [N, p] and a
+    mask [N, L] of the tokens that count."""
+
+    embeddings: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitem__(self, index: Tensor) -> Conditioning:
+        """The texts at the positions `index` [B], each as often as it is named."""
+        parts = (self.embeddings, self.pooled, self.mask)
+        return Conditioning(*(None if part is None else part[index.to(part.device)] for part in parts))
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A run of text columns in the attention: from column `first`, what `tokenizer` makes of the text, `limit` tokens
+    at most."""
+
+    tokenizer: PreTrainedTokenizerBase
+    first: int
+    limit: int
+
+    def fits(self, text: str) -> bool:
+        return len(self.tokenizer(text, verbose=False).input_ids) <= self.limit
+
+    def columns(self, caption: Caption) -> tuple[tuple[int, ...], ...]:
+        """For each class of a caption, its columns.
+
+        Raises:
+            ValueError: see `token_columns`.
+        """
+        found = token_columns(caption, self.tokenizer)
+        return tuple(tuple(self.first + position for position in found[name]) for name in caption.classes)
+
+
+class Denoiser(ABC):
+    """A text-to-image pipeline, ready to be asked.
 
     Attributes:
         image_size: the side R of the square images that the model works on, in pixels.
         schedule: its noise schedule.
-        network: the UNet, for `AttentionTap`.
-        tokenizer: the tokenizer whose positions are the columns of its cross-attention.
+        network: the network that predicts, for `AttentionTap`.
+        parts: by name, the text columns of its attention; the first is the one that the released code reads.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, name: str):
+    network: nn.Module
+    parts: dict[str, TextPart]
+
+    def __init__(self, pipeline: DiffusionPipeline, name: str):
         self.name = name
         self.pipeline = pipeline
-        self.network: nn.Module = pipeline.unet.eval()
-        self.tokenizer = pipeline.tokenizer
-        self.schedule = NoiseSchedule.of(pipeline.scheduler)
-        self.to_epsilon = conversion(pipeline.scheduler.config.prediction_type)
-        self.image_size: int = pipeline.vae.config.sample_size
+        self.network = self._network().eval()
+        self.image_size = self._image_size()
+        self.schedule = NoiseSchedule.of(pipeline.scheduler, self._image_tokens())
+        self.to_epsilon = conversion(self._prediction_type())
+        self.parts = self._parts()
         if pipeline.vae.eval().dtype != torch.float32:
             pipeline.vae.to(torch.float32)  # half precision overflows in the decoder
+
+    @abstractmethod
+    def _network(self) -> nn.Module: ...
+
+    @abstractmethod
+    def _parts(self) -> dict[str, TextPart]: ...
+
+    @abstractmethod
+    def _encode_text(self, texts: list[str]) -> Conditioning: ...
+
+    @abstractmethod
+    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        """The network's own output [B, C, h, w] for `noisy` in its dtype at integer timesteps [B]."""
+
+    @abstractmethod
+    def _operators(self, calls: Sequence[Call]) -> Operators: ...
+
+    def _prediction_type(self) -> str:
+        return self.pipeline.scheduler.config.prediction_type
+
+    def _image_size(self) -> int:
+        return self.pipeline.vae.config.sample_size
+
+    def _image_tokens(self) -> int | None:
+        """The number of image tokens, where the noise schedule depends on it."""
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -62,24 +136,29 @@ class Denoiser:
         return (mean - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
     def fits(self, text: str) -> bool:
-        """Whether the text encoder can read all of `text`."""
-        return len(self.tokenizer(text, verbose=False).input_ids) <= self.tokenizer.model_max_length
+        """Whether every text encoder can read all of `text`."""
+        return all(part.fits(text) for part in self._readers())
+
+    def _readers(self) -> Sequence[TextPart]:
+        """All that read the text, also those whose columns the attention does not see."""
+        return tuple(self.parts.values())
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> conditioning [N, 77, d].
+    def encode_text(self, texts: Sequence[str]) -> Conditioning:
+        """Texts -> what the network is told of them.
 
         Raises:
-            ValueError: a text is longer than the encoder can read; it is never truncated silently.
+            ValueError: a text is longer than an encoder can read; it is never truncated silently.
         """
         for text in texts:
             if not self.fits(text):
-                limit = self.tokenizer.model_max_length
+                limit = min(part.limit for part in self._readers() if not part.fits(text))
                 raise ValueError(f"the text encoder reads {limit} tokens; shorten or split {text!r}")
-        embeddings, _ = self.pipeline.encode_prompt(
-            list(texts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return embeddings
+        return self._encode_text(list(texts))
+
+    def columns(self, caption: Caption) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """By text part, the columns of each class of a caption that fits."""
+        return {name: part.columns(caption) for name, part in self.parts.items()}
 
     def noise(self, latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
         """z_t = alpha x + sigma epsilon for latents and noise [B, C, h, w] at integer timesteps [B]."""
@@ -87,66 +166,20 @@ class Denoiser:
         return path.alpha * latents + path.sigma * epsilon
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The noise estimate, float32 [B, C, h, w], without guidance, whatever the network was trained to predict.
 
         Raises:
             ModelOutputError: the network returned NaN or infinity.
         """
-        output = self.network(noisy.to(self.dtype), timesteps.to(self.device), text).sample.float()
+        output = self._output(noisy.to(self.dtype), timesteps.to(self.device), text).float()
         if not output.isfinite().all():
             broken = timesteps[~output.isfinite().flatten(1).all(dim=1).cpu()]
             raise ModelOutputError(f"{self.name} returned NaN or infinity at timesteps {broken.unique().tolist()}")
         return self.to_epsilon(output, noisy, self.schedule.at(timesteps).like(noisy))
 
-    def attend(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> tuple[CrossAttention, SelfAttention]:
+    def attend(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Operators:
         """The attention operators of one forward pass, one entry per sample of the batch."""
         with AttentionTap(self.network) as tap:
             self.predict(noisy, timesteps, text)
-        return CrossAttention(tap.layers(text=True)), SelfAttention(tap.layers(text=False))
-
-
-ADAPTERS: dict[type, type[Denoiser]] = {StableDiffusionPipeline: Denoiser}
-
-
-def wrap(pipeline: DiffusionPipeline, name: str) -> Denoiser:
-    """The adapter for a loaded pipeline.
-
-    Raises:
-        UnsupportedModelError: its class has no adapter.
-    """
-    adapter = ADAPTERS.get(type(pipeline))
-    if adapter is None:
-        known = ", ".join(cls.__name__ for cls in ADAPTERS)
-        raise UnsupportedModelError(f"{name} is a {type(pipeline).__name__}; supported: {known}")
-    return adapter(pipeline, name)
-
-
-def load(model: str | os.PathLike, device: str | None = None, dtype: torch.dtype = torch.float32) -> Denoiser:
-    """Load a model of the embedded world ("toy-sd15"), a local diffusers folder, or a hub id.
-
-    Only safetensors are read and no remote code runs. The safety checker is left out: nothing is generated for
-    publication here, and it would blacken benchmark images.
-
-    Raises:
-        FileNotFoundError: no such toy model or folder.
-        UnsupportedModelError: the pipeline's class has no adapter.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = DiffusionPipeline.from_pretrained(
-        locate(model), dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return wrap(pipeline.to(device), str(model))
-
-
-def locate(model: str | os.PathLike) -> str:
-    """The folder of a toy model or a local folder as it is; anything with a single "/" is taken for a hub id."""
-    if Path(model).is_dir():
-        return str(model)
-    if (MODELS / model).is_dir():
-        return str(MODELS / model)
-    if str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
-        return str(model)
-    toys = sorted(folder.parent.name for folder in MODELS.glob("*/model_index.json"))
-    raise FileNotFoundError(f"no model {str(model)!r}; toy models: {', '.join(toys)}; or give a folder or a hub id")
+        return self._operators(tap.calls)

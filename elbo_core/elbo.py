@@ -16,7 +16,7 @@ from elbo_core.errors import ScheduleError
 from elbo_core.schedule import NoiseSchedule, PathPoint
 
 if TYPE_CHECKING:
-    from elbo_core.denoiser import Denoiser
+    from elbo_core.denoiser import Conditioning, Denoiser
 
 Weighting = Callable[[PathPoint, Tensor], Tensor]
 
@@ -42,8 +42,9 @@ ESTIMATORS: dict[str, Weighting] = {
 }
 """By name, the weight w(t) [T] of the epsilon-MSE [N, T] at each timestep; a class's loss is the mean of w(t) MSE(t).
 
-epsilon: what the released code sums. velocity, flow: the squared errors of alpha epsilon - sigma x and epsilon - x.
-elbo: eq. 4, literally. relative: 1 / (mean MSE of the classes), the weighting whose class differences vary least.
+epsilon: the plain error. velocity, flow: the squared errors of alpha epsilon - sigma x and epsilon - x. elbo: eq. 4,
+literally. "released" stands for what the released code sums: epsilon, or flow for a flow model.
+relative: 1 / (mean MSE of the classes), the weighting whose class differences vary least.
 
 Why `relative`: classes share their noise, so two of them differ by (a - b) . (a + b - 2 epsilon) for their noise
 estimates a and b. With delta = a - b and a residual of mean square m per entry, that difference has a mean
@@ -59,9 +60,11 @@ def weights(estimator: str, schedule: NoiseSchedule, timesteps: Tensor, losses: 
         ValueError: the estimator is unknown.
         ScheduleError: it is infinite at a timestep, as at a terminal SNR of zero.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
-    values = ESTIMATORS[estimator](schedule.at(timesteps), losses)
+    if estimator not in ("released", *ESTIMATORS):
+        raise ValueError(f"unknown estimator {estimator!r}; known: released, {', '.join(ESTIMATORS)}")
+    values = ESTIMATORS[schedule.released_error if estimator == "released" else estimator](
+        schedule.at(timesteps), losses
+    )
     infinite = timesteps[~values.isfinite()]
     if len(infinite):
         raise ScheduleError(
@@ -144,11 +147,11 @@ def _one_noise(shape: Sequence[int], key: str) -> Tensor:
 
 
 def class_losses(
-    denoiser: Denoiser, latents: Tensor, texts: Tensor, noise: Tensor, timesteps: Tensor, batch_size: int = 32
+    denoiser: Denoiser, latents: Tensor, texts: Conditioning, noise: Tensor, timesteps: Tensor, batch_size: int = 32
 ) -> Tensor:
     """The epsilon-MSE of every class at every timestep, with the same noise for all classes: float32 [N, T].
 
-    latents: [C, h, w]; texts: [N, L, d], one conditioning per class; noise: [T, C, h, w]; timesteps: int [T].
+    latents: [C, h, w]; texts: what the network is told of each of N classes; noise: [T, C, h, w]; timesteps: int [T].
 
     Raises:
         ValueError: there is no class or no timestep.

@@ -5,6 +5,10 @@ class UnsupportedModelError(TypeError):
     """A pipeline or network that the companion cannot observe."""
 
 
+class ModelAccessError(OSError):
+    """A model that cannot be read or downloaded."""
+
+
 class ScheduleError(ValueError):
     """A noise schedule that is not monotone, or a time outside it."""
 

@@ -67,10 +67,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def read_label_map(path: str | os.PathLike) -> np.ndarray:
+    """A PNG of labels, grey or with a palette -> uint8 or uint16 [H, W], the numbers themselves.
+
+    Raises:
+        ImageReadError: the file is missing, not an image, or in colours.
+    """
+    image = _open(path)
+    if image.mode not in {"P", "L", "1", "I", "I;16"}:
+        raise ImageReadError(f"{os.fspath(path)!r} is a picture in mode {image.mode}, not a map of labels")
+    labels = np.array(image)
+    return labels.astype(np.uint16) if image.mode.startswith("I") else labels.astype(np.uint8)
+
+
 def to_network_range(image: Tensor, size: int) -> Tensor:
-    """[3, H, W] in [0, 1] -> [3, size, size] in [-1, 1], bilinear with antialiasing when it shrinks."""
+    """[3, H, W] in [0, 1] -> [3, size, size] in [-1, 1].
+
+    Resized as 8-bit picture by PIL, bilinear with antialiasing, as the released code does (`utils/diffusion.py:112`).
+    """
     if image.shape[1:] != (size, size):
-        image = torch.nn.functional.interpolate(
-            image[None], size=(size, size), mode="bilinear", align_corners=False, antialias=True
-        )[0]
+        picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255
     return 2 * image - 1

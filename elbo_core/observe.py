@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from elbo_core import elbo
 from elbo_core.attention import AttentionLayer, CrossAttention, SelfAttention
 from elbo_core.blocks import in_blocks
-from elbo_core.captions import TEMPLATE, Caption, list_captions, split, token_columns
+from elbo_core.captions import TEMPLATE, Caption, list_captions, split
 from elbo_core.denoiser import Denoiser
 from elbo_core.scene import Scene
 from elbo_core.schedule import NoiseSchedule
@@ -39,12 +39,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class CaptionAttention:
-    """The attention of one caption: its classes, their token columns, and the operators over all timesteps."""
+    """The attention of one caption: its classes, by text part the columns of each class, and the operators over all
+    timesteps."""
 
     classes: tuple[str, ...]
-    columns: tuple[tuple[int, ...], ...]
+    columns: Mapping[str, tuple[tuple[int, ...], ...]]
     cross: CrossAttention
     self_attention: SelfAttention
+
+    def columns_of(self, part: str) -> tuple[tuple[int, ...], ...]:
+        """The columns of each class in a text part, in the "first", or in "all" together.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if part == "first":
+            return next(iter(self.columns.values()))
+        if part == "all":
+            return tuple(sum(groups, ()) for groups in zip(*self.columns.values(), strict=True))
+        if part not in self.columns:
+            raise ValueError(f"the attention has no text part {part!r}; it has: first, all, {', '.join(self.columns)}")
+        return self.columns[part]
 
     def only(self, index: Sequence[int]) -> CaptionAttention:
         """The same for some of the timesteps, by their position."""
@@ -95,52 +110,79 @@ def _positions(asked: Tensor, wanted: Sequence[int]) -> list[int]:
     return [place[timestep] for timestep in wanted]
 
 
-def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan()) -> Observation:
-    """Run the network on one scene: N * T passes for the losses, T' per caption for the attention."""
+Noise = Mapping[str, Tensor]
+"""Noise of one's own: "elbo" [T, C, h, w] and "collect" [T', C, h, w], for the two kinds of timesteps of a plan."""
+
+
+def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan(), noise: Noise | None = None) -> Observation:
+    """Run the network on one scene: N * T passes for the losses, T' per caption for the attention.
+
+    Noise is keyed by seed, scene and timestep, unless `noise` is given.
+
+    Raises:
+        ValueError: the noise given does not fit the plan and the model.
+    """
     latents = denoiser.encode_image(scene.image)
+    noise = keyed(latents, scene, plan) if noise is None else _checked(noise, latents, plan)
     return Observation(
         classes=scene.classes,
         image_size=tuple(scene.image.shape[1:]),
         schedule=denoiser.schedule,
         elbo_timesteps=torch.tensor(plan.elbo_timesteps),
-        losses=_losses(denoiser, scene, latents, plan),
-        attention=_attention(denoiser, scene, latents, plan),
+        losses=_losses(denoiser, scene, latents, plan, noise["elbo"]),
+        attention=_attention(denoiser, scene, latents, plan, noise["collect"]),
         attention_timesteps=torch.tensor(plan.attention_timesteps),
     )
 
 
-def _noise(latents: Tensor, scene: Scene, purpose: str, timesteps: Sequence[int], plan: Plan) -> Tensor:
-    return elbo.keyed_noise(latents.shape, plan.seed, scene.id, purpose, timesteps).to(latents.device)
+def keyed(latents: Tensor, scene: Scene, plan: Plan) -> Noise:
+    """The noise of a scene under a plan, for latents [C, h, w]."""
+    purposes = {"elbo": ("elbo", plan.elbo_timesteps), "collect": ("attention", plan.attention_timesteps)}
+    return {
+        kind: elbo.keyed_noise(latents.shape, plan.seed, scene.id, purpose, timesteps).to(latents.device)
+        for kind, (purpose, timesteps) in purposes.items()
+    }
 
 
-def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> Tensor:
-    noise = _noise(latents, scene, "elbo", plan.elbo_timesteps, plan)
+def _checked(noise: Noise, latents: Tensor, plan: Plan) -> Noise:
+    """The noise given, on the device of the latents."""
+    for kind, timesteps in (("elbo", plan.elbo_timesteps), ("collect", plan.attention_timesteps)):
+        wanted = (len(timesteps), *latents.shape)
+        found = tuple(noise[kind].shape) if kind in noise else None
+        if found != wanted:
+            raise ValueError(f"noise[{kind!r}] must have the shape {wanted}, got {found}")
+    return {kind: values.to(latents) for kind, values in noise.items()}
+
+
+def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan, noise: Tensor) -> Tensor:
     texts = denoiser.encode_text([plan.elbo_template.format(name) for name in scene.classes])
     timesteps = torch.tensor(plan.elbo_timesteps)
     return elbo.class_losses(denoiser, latents, texts, noise, timesteps, plan.batch_size).cpu()
 
 
-def _attention(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan) -> tuple[CaptionAttention, ...]:
+def _attention(
+    denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan, noise: Tensor
+) -> tuple[CaptionAttention, ...]:
     captions = split(scene.caption, denoiser.fits) if scene.caption else list_captions(scene.classes, denoiser.fits)
-    return tuple(attend_caption(denoiser, caption, scene, latents, plan) for caption in captions)
+    return tuple(attend_caption(denoiser, caption, latents, plan, noise) for caption in captions)
 
 
-def attend_caption(denoiser: Denoiser, caption: Caption, scene: Scene, latents: Tensor, plan: Plan) -> CaptionAttention:
-    """The attention of one caption over the plan's timesteps, for a scene's latents [C, h, w]."""
-    noise = _noise(latents, scene, "attention", plan.attention_timesteps, plan)
+def attend_caption(
+    denoiser: Denoiser, caption: Caption, latents: Tensor, plan: Plan, noise: Tensor
+) -> CaptionAttention:
+    """The attention of one caption over the plan's timesteps, for latents [C, h, w] and noise [T', C, h, w]."""
     timesteps = torch.tensor(plan.attention_timesteps)
     noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
-    columns = token_columns(caption, denoiser.tokenizer)
     text = denoiser.encode_text([caption.text])
     passes = in_blocks(
-        lambda block: denoiser.attend(noisy[block], timesteps[block], text.expand(len(block), -1, -1)),
+        lambda block: denoiser.attend(noisy[block], timesteps[block], text[torch.zeros_like(block)]),
         torch.arange(len(timesteps)),
         plan.batch_size,
     )
     cross, self_attention = zip(*passes, strict=True)
     return CaptionAttention(
         classes=caption.classes,
-        columns=tuple(columns[name] for name in caption.classes),
+        columns=denoiser.columns(caption),
         cross=CrossAttention(_join([operator.layers for operator in cross])),
         self_attention=SelfAttention(_join([operator.layers for operator in self_attention])),
     )
@@ -148,13 +190,14 @@ def attend_caption(denoiser: Denoiser, caption: Caption, scene: Scene, latents: 
 
 def _join(passes: Sequence[tuple[AttentionLayer, ...]]) -> tuple[AttentionLayer, ...]:
     """The layers of several passes with their timesteps one after another."""
-    return tuple(
-        AttentionLayer(
-            layers[0].name,
-            layers[0].side,
-            torch.cat([layer.query for layer in layers]),
-            torch.cat([layer.key for layer in layers]),
-            layers[0].scale,
-        )
-        for layers in zip(*passes, strict=True)
+    return passes[0] if len(passes) == 1 else tuple(map(_join_layer, zip(*passes, strict=True)))
+
+
+def _join_layer(layers: Sequence[AttentionLayer]) -> AttentionLayer:
+    biases = [layer.bias for layer in layers]
+    return replace(
+        layers[0],
+        query=torch.cat([layer.query for layer in layers]),
+        key=torch.cat([layer.key for layer in layers]),
+        bias=None if biases[0] is None else torch.cat(biases),
     )

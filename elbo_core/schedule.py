@@ -59,9 +59,12 @@ class NoiseSchedule(ABC):
 
     Attributes:
         steps: the number K of integer timesteps.
+        released_error: in which error the released code sums the losses of such models, a name in `elbo.ESTIMATORS`
+            (`utils/diffusion.py:354-393`).
     """
 
     steps: int
+    released_error: str
 
     @staticmethod
     def of(scheduler: SchedulerMixin, image_tokens: int | None = None) -> NoiseSchedule:
@@ -121,6 +124,8 @@ class VariancePreserving(NoiseSchedule):
         ScheduleError: sigma^2 does not rise from step to step within [0, 1].
     """
 
+    released_error = "epsilon"
+
     def __init__(self, variance: Tensor):
         self.steps = len(variance)
         self.knots = torch.cat([torch.zeros(1, dtype=torch.float64), variance.double()])  # [K + 1], at t = i / K
@@ -144,6 +149,8 @@ class RectifiedFlow(NoiseSchedule):
     Raises:
         ScheduleError: the shift is not positive.
     """
+
+    released_error = "flow"
 
     def __init__(self, shift: float = 1.0, steps: int = 1000):
         if not shift > 0:

@@ -41,7 +41,7 @@ def test_reference_equals_the_released_steps(observation):
     weights = torch.exp(-((depth - 4) ** 2) / 18)  # five layers down (two of side 8, two of 4), one in the middle
     finest = [dense(layer) for layer in attention.self_attention.layers if layer.side == 8]
     s_1, s_2 = torch.stack(finest).mean(dim=0), torch.stack(finest[2:]).mean(dim=0)
-    for n, columns in enumerate(attention.columns):
+    for n, columns in enumerate(attention.columns_of("first")):
         maps = [
             dense(layer)[:, list(columns)].mean(dim=1).view(1, 1, layer.side, layer.side)
             for layer in attention.cross.layers
@@ -142,7 +142,7 @@ def test_mask_takes_the_highest_map_above_the_threshold():
 
 
 @pytest.mark.parametrize(("build", "message"), [
-    (lambda: ElboScore("elbow"), "'elbow'; known: epsilon"),
+    (lambda: ElboScore("elbow"), "'elbow'; known: released, epsilon"),
     (lambda: ElboScore(gamma=0), "gamma must lie in"),
     (lambda: ConstantScore(2), "got 2"),
 ])  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 
-from elbo_core.attention import AttentionTap, CrossAttention, SelfAttention
+from elbo_core.attention import AttentionTap, separate_layers
 from elbo_core.errors import UnsupportedModelError
 
 T = 3
@@ -38,7 +38,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def recorded(tiny, inputs):
-    """(tap, dense probabilities of text layers, of image layers) of the same forward pass."""
+    """(lazy operators, dense probabilities of text layers, of image layers) of the same forward pass."""
     with torch.no_grad(), AttentionTap(tiny.network) as tap:
         tiny.network(*inputs)
     store: list = []
@@ -47,12 +47,16 @@ def recorded(tiny, inputs):
     with torch.no_grad():
         tiny.network(*inputs)
     tiny.network.set_attn_processor(before)
-    return tap, [p for sees_text, p in store if sees_text], [p for sees_text, p in store if not sees_text]
+    return (
+        separate_layers(tap.calls),
+        [p for sees_text, p in store if sees_text],
+        [p for sees_text, p in store if not sees_text],
+    )
 
 
 def test_sees_every_layer_in_order(recorded):
-    tap, dense_cross, dense_self = recorded
-    cross, image = tap.layers(text=True), tap.layers(text=False)
+    (cross, image), dense_cross, dense_self = recorded
+    cross, image = cross.layers, image.layers
     assert [layer.side for layer in cross] == [8, 8, 4, 4, 2, 4, 4, 4, 8, 8, 8]
     assert len(cross) == len(dense_cross)
     assert [layer.side**2 for layer in image] == [p.shape[-1] for p in dense_self]
@@ -61,17 +65,17 @@ def test_sees_every_layer_in_order(recorded):
 
 
 def test_cross_maps_equal_the_dense_ones(recorded):
-    tap, dense, _ = recorded
+    (cross, _), dense, _ = recorded
     columns = [(5,), (2, 3, 9)]
-    for lazy, probabilities in zip(CrossAttention(tap.layers(text=True)).maps(columns), dense, strict=True):
+    for lazy, probabilities in zip(cross.maps(columns), dense, strict=True):
         mean = probabilities.mean(dim=1)  # heads
         expected = torch.stack([mean[..., list(c)].mean(dim=-1) for c in columns], dim=1)
         torch.testing.assert_close(lazy.flatten(2), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_many_columns_are_asked_in_blocks(recorded):
-    tap, dense, _ = recorded
-    maps = CrossAttention(tap.layers(text=True)).maps([(i,) for i in range(77)])
+    (cross, _), dense, _ = recorded
+    maps = cross.maps([(i,) for i in range(77)])
     torch.testing.assert_close(maps[0].flatten(2).mT, dense[0].mean(dim=1), atol=1e-5, rtol=1e-5)
     assert torch.stack([m.sum(dim=1) for m in maps[:2]]).allclose(torch.ones(1), atol=1e-5), "rows sum to one"
 
@@ -79,10 +83,10 @@ def test_many_columns_are_asked_in_blocks(recorded):
 @pytest.mark.parametrize("size", [(8, 8), (12, 20)])
 @pytest.mark.parametrize("weights", [[1] * 11, [1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1], [0.5, 0, 0, 2, 3, 0, 0, 1, 0, 0, 1]])
 def test_self_attention_equals_the_enlarged_dense_matrices(recorded, size, weights):
-    tap, _, dense = recorded
+    (_, own), _, dense = recorded
     heatmaps = torch.rand(1, 2, *size)
     expected = sum(w * dense_refine(p.mean(dim=1), heatmaps[0], size) for w, p in zip(weights, dense, strict=True))
-    refined = SelfAttention(tap.layers(text=False)).refine(heatmaps, weights)
+    refined = own.refine(heatmaps, weights)
     torch.testing.assert_close(refined, expected / sum(weights), atol=1e-5, rtol=1e-5)
 
 
@@ -99,7 +103,7 @@ def dense_refine(probabilities: torch.Tensor, heatmaps: torch.Tensor, size: tupl
 
 
 def test_one_map_serves_all_timesteps(recorded):
-    attention = SelfAttention(recorded[0].layers(text=False))
+    attention = recorded[0][1]
     heatmaps = torch.rand(1, 2, 8, 8)
     weights = [1.0] * 11
     torch.testing.assert_close(
@@ -110,7 +114,7 @@ def test_one_map_serves_all_timesteps(recorded):
 @pytest.mark.parametrize("weights", [[1, 1], [0] * 11])
 def test_bad_self_attention_weights(recorded, weights):
     with pytest.raises(ValueError, match="11 self-attention weights"):
-        SelfAttention(recorded[0].layers(text=False)).refine(torch.rand(1, 1, 8, 8), weights)
+        recorded[0][1].refine(torch.rand(1, 1, 8, 8), weights)
 
 
 def test_a_tapped_pass_gives_the_same_output(tiny, inputs):
@@ -131,7 +135,7 @@ def test_nothing_is_left_behind_after_an_exception(tiny, inputs):
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in tiny.network.modules())
     with torch.no_grad(), AttentionTap(tiny.network) as tap:
         tiny.network(*inputs)
-    assert len(tap.layers(text=True)) == 11
+    assert len(separate_layers(tap.calls)[0].layers) == 11
 
 
 def test_a_network_without_fused_attention_is_refused(tiny, inputs):
@@ -141,6 +145,6 @@ def test_a_network_without_fused_attention_is_refused(tiny, inputs):
         with torch.no_grad(), AttentionTap(tiny.network) as tap:
             tiny.network(*inputs)
         with pytest.raises(UnsupportedModelError, match="no text attention call"):
-            tap.layers(text=True)
+            separate_layers(tap.calls)
     finally:
         tiny.network.set_attn_processor(before)

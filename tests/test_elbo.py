@@ -29,7 +29,7 @@ def test_losses_equal_a_naive_loop(tiny):
         for k, timestep in enumerate(timesteps):
             noisy = tiny.pipeline.scheduler.add_noise(latents[None], noise[k : k + 1], timestep[None])
             with torch.no_grad():
-                output = tiny.network(noisy, timestep, texts[n : n + 1]).sample
+                output = tiny.network(noisy, timestep, texts.embeddings[n : n + 1]).sample
             torch.testing.assert_close(ours[n, k], F.mse_loss(output, noise[k : k + 1]), atol=1e-5, rtol=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_infinite_weights_are_refused():
 
 
 def test_unknown_estimators_are_named(tiny):
-    with pytest.raises(ValueError, match="unknown estimator 'best'; known: epsilon, velocity"):
+    with pytest.raises(ValueError, match="unknown estimator 'best'; known: released, epsilon, velocity"):
         weights("best", tiny.schedule, torch.tensor([1]), ONES)
 
 

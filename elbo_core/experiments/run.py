@@ -28,11 +28,12 @@ from tqdm.auto import tqdm
 
 from elbo_core.align import Heatmaps, Recipe, read
 from elbo_core.datasets import Dataset, open_dataset
-from elbo_core.denoiser import Denoiser, load
+from elbo_core.denoiser import Denoiser
 from elbo_core.errors import StoreError
 from elbo_core.experiments.rows import TABLES, Row, plan_of, rows_of
 from elbo_core.experiments.store import RUNS, RunKey, RunStore, to_counts, to_records
 from elbo_core.metrics import Counts, count
+from elbo_core.models import load
 from elbo_core.observe import Observation, Plan, observe
 from elbo_core.scene import Scene
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.captions import TEMPLATE
-from elbo_core.denoiser import Denoiser, load
+from elbo_core.denoiser import Denoiser
 from elbo_core.elbo import keyed_noise, weights
+from elbo_core.models import load
 from elbo_core.plots import contact_sheet, save_figure, use_style
 from elbo_core.toy.corpus import TRAINING_SEED, TRAINING_STYLE, TrainingSet
 from elbo_core.toy.describe import attributed_caption

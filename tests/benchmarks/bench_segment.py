@@ -13,8 +13,8 @@ import torch
 from elbo_core import Plan, align, load
 from elbo_core.captions import list_captions
 from elbo_core.datasets.toy import toy_dataset
-from elbo_core.elbo import class_losses, keyed_noise
-from elbo_core.observe import attend_caption
+from elbo_core.elbo import class_losses
+from elbo_core.observe import attend_caption, keyed
 
 
 class Stopwatch:
@@ -60,11 +60,11 @@ def observe_and_read(denoiser, scene, plan: Plan, watch: Stopwatch) -> None:
         texts = denoiser.encode_text([plan.elbo_template.format(name) for name in scene.classes])
     with watch("losses"):
         times = torch.tensor(plan.elbo_timesteps)
-        noise = keyed_noise(latents.shape, plan.seed, scene.id, "elbo", plan.elbo_timesteps)
-        losses = class_losses(denoiser, latents, texts, noise, times, plan.batch_size)
+        noise = keyed(latents, scene, plan)
+        losses = class_losses(denoiser, latents, texts, noise["elbo"], times, plan.batch_size)
     with watch("attention"):
         captions = list_captions(scene.classes, denoiser.fits)
-        attention = tuple(attend_caption(denoiser, caption, scene, latents, plan) for caption in captions)
+        attention = tuple(attend_caption(denoiser, caption, latents, plan, noise["collect"]) for caption in captions)
     with watch("readout"):
         size = tuple(scene.image.shape[1:])
         asked = torch.tensor(plan.attention_timesteps)

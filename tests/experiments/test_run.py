@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_pipeline
+from tiny import stable_diffusion
 
 from elbo_core import Recipe, align, observe
 from elbo_core.align import ConstantScore
 from elbo_core.datasets import open_dataset
-from elbo_core.denoiser import wrap
 from elbo_core.errors import StoreError
 from elbo_core.experiments import run, store
 from elbo_core.experiments.rows import Row, plan_of
+from elbo_core.families import wrap
 from elbo_core.metrics import count, stack
 
 OFF = Recipe(ConstantScore(1.0))
@@ -120,7 +120,7 @@ def test_other_weights_data_or_plans_are_other_runs(tiny, dataset, tmp_path):
     folders = {run.open_store(tiny, dataset, plan, tmp_path).folder}
     folders.add(run.open_store(tiny, open_dataset("toy-voc", "test", IMAGES), plan, tmp_path).folder)
     folders.add(run.open_store(tiny, dataset, replace(plan, seed=1), tmp_path).folder)
-    other = wrap(tiny_pipeline(), "tiny")
+    other = wrap(stable_diffusion(), "tiny")
     assert run.open_store(other, dataset, plan, tmp_path).folder in folders, "the same weights, loaded again"
     other.network.conv_out.weight.data[0, 0, 0, 0] += 1
     folders.add(run.open_store(other, dataset, plan, tmp_path).folder)
@@ -138,13 +138,13 @@ def test_a_broken_image_does_not_stop_the_others(tiny, dataset, evaluation, tmp_
 
 def _measure_in_child(root) -> None:
     torch.set_num_threads(1)
-    run.evaluate(wrap(tiny_pipeline(), "tiny"), open_dataset("toy-voc", "dev", IMAGES), ROWS, root)
+    run.evaluate(wrap(stable_diffusion(), "tiny"), open_dataset("toy-voc", "dev", IMAGES), ROWS, root)
 
 
 def test_a_run_killed_at_any_moment_loses_nothing_but_time(evaluation, dataset, tiny, tmp_path):
     """Killed at 20 moments; whenever a run gets through in spite of it, the next begins in a new store."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["elbo_core.experiments.run", "conftest"])
+    context.set_forkserver_preload(["elbo_core.experiments.run", "tiny"])
     chance, kills, roots = random.Random(0), 0, [tmp_path / "0"]
     while kills < 20:
         child = context.Process(target=_measure_in_child, args=(roots[-1],))
@@ -163,7 +163,7 @@ def test_a_run_killed_at_any_moment_loses_nothing_but_time(evaluation, dataset, 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny model"
-    tiny_pipeline().save_pretrained(folder)
+    stable_diffusion().save_pretrained(folder)
     return folder
 
 

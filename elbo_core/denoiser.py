@@ -72,6 +72,7 @@ class Denoiser(ABC):
     Attributes:
         image_size: the side R of the square images that the model works on, in pixels.
         schedule: its noise schedule.
+        prediction_type: what the network predicts, in diffusers' terms (`objectives.TO_EPSILON`).
         network: the network that predicts, for `AttentionTap`.
         parts: by name, the text columns of its attention; the first is the one that the released code reads.
     """
@@ -85,7 +86,8 @@ class Denoiser(ABC):
         self.network = self._network().eval()
         self.image_size = self._image_size()
         self.schedule = NoiseSchedule.of(pipeline.scheduler, self._image_tokens())
-        self.to_epsilon = conversion(self._prediction_type())
+        self.prediction_type = self._prediction_type()
+        self.to_epsilon = conversion(self.prediction_type)
         self.parts = self._parts()
         if pipeline.vae.eval().dtype != torch.float32:
             pipeline.vae.to(torch.float32)  # half precision overflows in the decoder
@@ -97,11 +99,12 @@ class Denoiser(ABC):
     def _parts(self) -> dict[str, TextPart]: ...
 
     @abstractmethod
-    def _encode_text(self, texts: list[str]) -> Conditioning: ...
+    def condition(self, texts: list[str]) -> Conditioning:
+        """What the network is told of texts that fit, with gradients."""
 
     @abstractmethod
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
-        """The network's own output [B, C, h, w] for `noisy` in its dtype at integer timesteps [B]."""
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        """The network's own output [B, C, h, w], with gradients, for `noisy` in its dtype at integer timesteps [B]."""
 
     @abstractmethod
     def _operators(self, calls: Sequence[Call]) -> Operators: ...
@@ -154,7 +157,7 @@ class Denoiser(ABC):
             if not self.fits(text):
                 limit = min(part.limit for part in self._readers() if not part.fits(text))
                 raise ValueError(f"the text encoder reads {limit} tokens; shorten or split {text!r}")
-        return self._encode_text(list(texts))
+        return self.condition(list(texts))
 
     def columns(self, caption: Caption) -> dict[str, tuple[tuple[int, ...], ...]]:
         """By text part, the columns of each class of a caption that fits."""
@@ -172,7 +175,7 @@ class Denoiser(ABC):
         Raises:
             ModelOutputError: the network returned NaN or infinity.
         """
-        output = self._output(noisy.to(self.dtype), timesteps.to(self.device), text).float()
+        output = self.output(noisy.to(self.dtype), timesteps.to(self.device), text).float()
         if not output.isfinite().all():
             broken = timesteps[~output.isfinite().flatten(1).all(dim=1).cpu()]
             raise ModelOutputError(f"{self.name} returned NaN or infinity at timesteps {broken.unique().tolist()}")

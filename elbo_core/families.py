@@ -34,11 +34,11 @@ class StableDiffusion(Denoiser):
     def _parts(self) -> dict[str, TextPart]:
         return {"clip": _clip_part(self.pipeline.tokenizer)}
 
-    def _encode_text(self, texts: list[str]) -> Conditioning:
+    def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return Conditioning(embeddings)
 
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         return self.network(noisy, timesteps, text.embeddings).sample
 
     def _operators(self, calls: Sequence[Call]) -> Operators:
@@ -48,7 +48,7 @@ class StableDiffusion(Denoiser):
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL: two CLIP encoders side by side, a pooled vector, and the sizes that the image is to have."""
 
-    def _encode_text(self, texts: list[str]) -> Conditioning:
+    def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             texts, device=self.device, do_classifier_free_guidance=False
         )
@@ -57,7 +57,7 @@ class StableDiffusionXL(StableDiffusion):
     def _readers(self) -> Sequence[TextPart]:
         return (*self.parts.values(), _clip_part(self.pipeline.tokenizer_2))
 
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         size = float(self.image_size)
         sizes = torch.tensor([size, size, 0.0, 0.0, size, size]).to(text.pooled).expand(len(noisy), -1)
         added = {"text_embeds": text.pooled, "time_ids": sizes}
@@ -91,14 +91,14 @@ class StableDiffusion3(_RectifiedFlow):
     def _readers(self) -> Sequence[TextPart]:
         return (*self.parts.values(), _clip_part(self.pipeline.tokenizer_2))
 
-    def _encode_text(self, texts: list[str]) -> Conditioning:
+    def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             texts, texts, texts, device=self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.T5_LIMIT,
         )  # fmt: skip
         return Conditioning(embeddings, pooled)
 
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         time = 1000 * self._sigma(timesteps)
         return self.network(noisy, text.embeddings, text.pooled, time).sample
 
@@ -124,13 +124,13 @@ class Flux(_RectifiedFlow):
     def _image_tokens(self) -> int:
         return (self.image_size // self.pipeline.vae_scale_factor // 2) ** 2
 
-    def _encode_text(self, texts: list[str]) -> Conditioning:
+    def condition(self, texts: list[str]) -> Conditioning:
         embeddings, pooled, _ = self.pipeline.encode_prompt(
             texts, texts, device=self.device, max_sequence_length=self.T5_LIMIT
         )
         return Conditioning(embeddings, pooled)
 
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         batch, channels, height, width = noisy.shape
         pipeline, place = self.pipeline, (self.device, self.dtype)
         has_guidance = self.network.config.guidance_embeds
@@ -164,13 +164,13 @@ class PixArt(Denoiser):
         limit = 300 if isinstance(self.pipeline, PixArtSigmaPipeline) else 120
         return {"t5": TextPart(self.pipeline.tokenizer, 0, limit)}
 
-    def _encode_text(self, texts: list[str]) -> Conditioning:
+    def condition(self, texts: list[str]) -> Conditioning:
         embeddings, mask, _, _ = self.pipeline.encode_prompt(
             texts, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.parts["t5"].limit
         )
         return Conditioning(embeddings, mask=mask)
 
-    def _output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+    def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         output = self.network(
             noisy,
             encoder_hidden_states=text.embeddings,

@@ -1,4 +1,7 @@
-"""One training loop for all toy models: resumable, with an exponential moving average and a recorded loss curve."""
+"""One training loop for all toy models: resumable, with an exponential moving average and a recorded loss curve.
+
+Started by torchrun in several processes, each draws its own examples and all step along the mean gradient.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 LossFunction = Callable[[int, np.random.Generator, torch.Generator], Tensor]
@@ -59,10 +63,11 @@ def pick_device() -> torch.device:
 def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, folder: Path) -> History:
     """Train `model` in place; on return it holds the averaged weights.
 
-    Every step draws from generators seeded by (seed, step) alone, so a run that is killed and started again with
-    the same `folder` continues as if nothing had happened.
+    Every step draws from generators seeded by (seed, step, process) alone, so a run that is killed and started again
+    with the same `folder` continues as if nothing had happened.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_warm_average(plan.ema_decay))
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
@@ -75,7 +80,7 @@ def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, fo
         losses.append(_step(loss_function, optimizer, schedule, plan.seed, step))
         average.update_parameters(model)
         bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
-        if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
+        if _rank() == 0 and ((step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps):
             _store(checkpoint, state, losses, time.monotonic() - started)
     model.load_state_dict(average.module.state_dict())
     model.eval()
@@ -83,16 +88,32 @@ def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, fo
 
 
 def _step(loss_function: LossFunction, optimizer, schedule, seed: int, step: int) -> float:
-    numbers = np.random.default_rng([seed, step])
+    numbers = np.random.default_rng([seed, step, _rank()])
     loss = loss_function(step, numbers, torch.Generator().manual_seed(int(numbers.integers(2**62))))
     loss.backward()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss became {loss.item()} at step {step}; lower the learning rate")
-    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    parameters = optimizer.param_groups[0]["params"]
+    _share_gradients(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.item()
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _share_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace each process's gradients by their mean."""
+    if not distributed.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    mean = parameters_to_vector(gradients)
+    distributed.all_reduce(mean)
+    vector_to_parameters(mean / distributed.get_world_size(), gradients)
 
 
 def _warm_average(decay: float):

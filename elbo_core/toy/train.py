@@ -1,6 +1,7 @@
 """`python -m elbo_core.toy.train`: train every model of the embedded world from scratch and write its card.
 
-Killed and started again, it continues from its last checkpoint in the scratch folder.
+Killed and started again, it continues from its last checkpoint in the scratch folder. On several devices or cores,
+`torchrun --nproc_per_node 2 -m elbo_core.toy.train` (on a CPU with OMP_NUM_THREADS=1) multiplies the batch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
+from elbo_core.families import wrap
 from elbo_core.paths import MODELS, ROOT
 from elbo_core.toy import card, train_clip, train_sd, train_vae
 from elbo_core.toy.corpus import SHAPE_SCENES, SHAPE_SEED, SHAPE_STYLE, TRAINING_SCENES, TrainingSet
@@ -28,30 +31,37 @@ PARTS = ("vae", "unet", "toy-clip")
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
+    state = PartialState(cpu=not torch.cuda.is_available())
     checkpoints, cache = options.scratch / "checkpoints", options.scratch / "cache"
-    corpus = TrainingSet(cache, options.scenes)
-    shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
     plan = functools.partial(_shorten, steps=options.steps)
+    with state.main_process_first():
+        corpus = TrainingSet(cache, options.scenes)
+        shapes = TrainingSet(cache, min(SHAPE_SCENES, options.scenes), SHAPE_STYLE, SHAPE_SEED)
 
     vae = start(train_vae.build_vae, _known(options, "toy-sd15", "vae"))
     histories = {"vae": train_vae.train_vae(vae, corpus, checkpoints, plan(train_vae.PLAN))}
-    latents = train_sd.encode_corpus(vae, corpus, cache)
+    with state.main_process_first():
+        latents = train_sd.encode_corpus(vae, corpus, cache)
     histories["decoder"] = train_vae.train_decoder(vae, corpus, checkpoints, plan(train_vae.DECODER_PLAN))
 
     tokenizer = train_clip.build_tokenizer()
     clip = start(lambda: train_clip.build_clip(tokenizer), _known(options, "toy-clip"))
     width = clip.config.text_config.hidden_size
     unet = start(lambda: train_sd.build_unet(width), _known(options, "toy-sd15", "unet"))
-    histories["unet"] = train_sd.train_unet(
-        unet, clip.text_model, tokenizer, latents, corpus.specs, checkpoints, plan(train_sd.PLAN)
-    )
-    save_pipeline(train_sd.build_pipeline(vae, clip.text_model, tokenizer, unet), options.output / "toy-sd15")
+    denoiser = wrap(train_sd.build_pipeline(vae, clip.text_model, tokenizer, unet), "toy-sd15")
+    learn = functools.partial(train_sd.train_diffusion, denoiser, latents, corpus.specs)
+    histories["first"] = learn(checkpoints / "first", plan(train_sd.FIRST_PLAN), [clip.text_model])
+    clip.text_model.requires_grad_(False)
+    histories["unet"] = learn(checkpoints, plan(train_sd.NEXT_PLAN))
 
-    decoded = train_vae.reconstruct(vae, shapes, cache)
+    with state.main_process_first():
+        decoded = train_vae.reconstruct(vae, shapes, cache)
     vision = train_clip.train_clip(clip, tokenizer, corpus, shapes, decoded, checkpoints, plan(train_clip.PLAN))
-    save_clip(clip, tokenizer, options.output / "toy-clip")
-    card.write_clip_card(options.output, {"vision": vision}, corpus)
-    card.write_diffusion_card(options.output, "toy-sd15", histories, corpus, options.samples)
+    if state.is_main_process:
+        save_pipeline(denoiser.pipeline, options.output / "toy-sd15")
+        save_clip(clip, tokenizer, options.output / "toy-clip")
+        card.write_clip_card(options.output, {"vision": vision}, corpus)
+        card.write_diffusion_card(options.output, "toy-sd15", histories, corpus, options.samples)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

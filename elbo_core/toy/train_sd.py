@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from elbo_core.schedule import NoiseSchedule
+from elbo_core.denoiser import Conditioning, Denoiser
+from elbo_core.objectives import OBJECTIVES
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption
 from elbo_core.toy.fit import History, Plan, autocast, fit
 from elbo_core.toy.train_vae import fingerprint, to_tensor
 from elbo_core.toy.world import SceneSpec
 
-PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
+FIRST_PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
+NEXT_PLAN = Plan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
+"""Of the first model, from noise, and of one that continues another's training."""
 BATCH, CAPTION_DROPOUT = 32, 0.1
-EASY_SHARE, EASY_CLASSES = 0.4, 1
+EASY_SHARE, EASY_CLASSES = 0.6, 1
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
 MAX_WEIGHT = 20.0
 
@@ -68,23 +73,31 @@ def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.nd
     return np.load(path)
 
 
-def diffusion_loss(
-    unet: UNet2DConditionModel, schedule: NoiseSchedule, latents: Tensor, text: Tensor, generator: torch.Generator
-) -> Tensor:
-    """epsilon-MSE of latents [B, 4, 16, 16] under text [B, 77, d], weighted by min(1/alpha^2, 20).
+TARGETS = {
+    "epsilon": OBJECTIVES["epsilon"].target,
+    "v_prediction": OBJECTIVES["velocity"].target,
+    "flow_prediction": lambda x, epsilon, path: epsilon - x,
+}
+"""By diffusers' `prediction_type`: (x, epsilon, path) -> what the network is to predict."""
 
-    The plain loss spends itself on nearly clean latents, where text says nothing. The weight turns it into the loss
-    of v-prediction, so that the noisy end, where a word decides what to draw, is learnt too.
+
+def diffusion_loss(denoiser: Denoiser, latents: Tensor, text: Conditioning, generator: torch.Generator) -> Tensor:
+    """The squared error of the denoiser's own prediction, for latents [B, C, h, w] under `text`.
+
+    That of the noise is weighted by min(1/alpha^2, 20). Plain, it spends itself on nearly clean latents, where text
+    says nothing; the weight turns it into the loss of v-prediction, so that the noisy end, where a word decides what
+    to draw, is learnt too.
     """
-    device = latents.device
-    timesteps = stratified_timesteps(len(latents), len(schedule), generator)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    path = schedule.at(timesteps).like(latents)
-    noisy = path.alpha * latents + path.sigma * noise
-    with autocast(device):
-        output = unet(noisy, timesteps.to(device), text).sample
-    error = (output.float() - noise).square().flatten(1).mean(dim=1)
-    return (error * (path.alpha.flatten() ** -2).clamp(max=MAX_WEIGHT)).mean()
+    timesteps = stratified_timesteps(len(latents), len(denoiser.schedule), generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    path = denoiser.schedule.at(timesteps).like(latents)
+    with autocast(latents.device):
+        output = denoiser.output(denoiser.noise(latents, noise, timesteps), timesteps.to(latents.device), text)
+    target = TARGETS[denoiser.prediction_type](latents, noise, path)
+    error = (output.float() - target).square().flatten(1).mean(dim=1)
+    if denoiser.prediction_type == "epsilon":
+        error = error * (path.alpha.flatten() ** -2).clamp(max=MAX_WEIGHT)
+    return error.mean()
 
 
 def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
@@ -93,19 +106,17 @@ def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> 
     return ((start + torch.arange(count) / count) % 1 * total).long()
 
 
-def train_unet(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: np.ndarray,
-    specs: list[SceneSpec], checkpoints: Path, plan: Plan = PLAN,
+def train_diffusion(
+    denoiser: Denoiser, latents: np.ndarray, specs: list[SceneSpec], checkpoints: Path, plan: Plan,
+    text_encoders: Sequence[nn.Module] = (),
 ) -> History:  # fmt: skip
-    """Train on latents [count, 4, 16, 16] of the scenes `specs`, the text encoder together with the UNet.
+    """Train a network on latents [count, C, h, w] of the scenes `specs`, and with it those `text_encoders` that are not
+    locked.
 
-    A text encoder that was trained contrastively first, and then frozen, did not do: it gave words of one colour (kite
-    and crown, ball and heart) the same place, and the UNet could not tell them apart any more.
+    The first model learns its text encoder. One that was trained contrastively first, and then frozen, did not do: it
+    gave words of one colour (kite and crown, ball and heart) the same place, and the UNet could not tell them apart.
     """
-    unet.set_attn_processor(AttnProcessor())  # on CPU its backward pass is faster than the fused kernel's
-    text_encoder.set_attn_implementation("eager")
-    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    schedule = NoiseSchedule.of(build_scheduler())
+    learning = nn.ModuleList([denoiser.network, *text_encoders])
     counts = np.array([len({thing.name for thing in spec.things}) for spec in specs])
     easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
 
@@ -114,15 +125,22 @@ def train_unet(
         index = rng.choice(easy if at_first else everything, BATCH, replace=False)
         captions = [random_caption(rng, specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
-        tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.to(unet.device)
-        with autocast(unet.device):
-            text = text_encoder(tokens).last_hidden_state
-        batch = torch.from_numpy(latents[index]).float().to(unet.device)
-        return diffusion_loss(unet, schedule, batch, text, generator)
+        with autocast(denoiser.device), torch.set_grad_enabled(bool(text_encoders)):
+            text = denoiser.condition(captions)
+        return diffusion_loss(denoiser, torch.from_numpy(latents[index]).float().to(denoiser.device), text, generator)
 
-    history = fit("toy-sd15", both, loss, plan, checkpoints)
-    unet.set_attn_processor(AttnProcessor2_0())
-    return history
+    with plain_attention(denoiser.network):
+        return fit(denoiser.name, learning, loss, plan, checkpoints)
+
+
+@contextmanager
+def plain_attention(network: nn.Module) -> Iterator[None]:
+    """While active, a UNet computes attention step by step: on a CPU that makes its backward pass faster."""
+    if isinstance(network, UNet2DConditionModel):
+        network.set_attn_processor(AttnProcessor())
+    yield
+    if isinstance(network, UNet2DConditionModel):
+        network.set_attn_processor(AttnProcessor2_0())
 
 
 def build_pipeline(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -71,3 +74,53 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert plan.rate(0) == pytest.approx(0.1)
     assert plan.rate(10) == pytest.approx(1.0)
     assert plan.rate(100) == pytest.approx(0.0)
+
+
+SHARED = """
+import sys, torch
+from pathlib import Path
+from torch import distributed, nn
+from elbo_core.toy.fit import Plan, fit
+
+distributed.init_process_group("gloo")
+torch.manual_seed(0)
+model = nn.Linear(3, 1)
+seen = []
+
+def loss(step, rng, generator):
+    x = torch.randn(16, 3, generator=generator)
+    seen.append(x)
+    return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+plan = Plan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0)
+fit("line", model, loss, plan, Path(sys.argv[1]))
+torch.save({"weight": model.weight.data, "seen": torch.stack(seen)}, f"{sys.argv[1]}/{distributed.get_rank()}.pt")
+"""
+
+
+def test_several_processes_take_one_step_together(tmp_path):
+    """Oracle: one process on both shares of every batch."""
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29611",
+        str(script),
+        str(tmp_path),
+    ]
+    subprocess.run([sys.executable, *command], check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first["weight"], second["weight"])
+    assert not torch.equal(first["seen"], second["seen"]), "each draws its own examples"
+    model = build()
+
+    def loss(step, rng, generator):
+        x = torch.cat([first["seen"][step], second["seen"][step]])
+        return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    fit("line", model, loss, Plan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0), tmp_path / "alone")
+    torch.testing.assert_close(model.weight.data, first["weight"], atol=1e-5, rtol=1e-5)

@@ -23,7 +23,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env tables notebooks test lab models bench clean
+.PHONY: help env tables notebooks test lab models data bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ lab: | $(ENV) ## open JupyterLab on the first notebook
 
 models: | $(ENV) ## train the embedded world's models from scratch (hours on a CPU; resumes)
 	"$(PYTHON)" -m elbo_core.toy.train
+
+data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), say how to get what is missing
+	"$(PYTHON)" -m elbo_core.datasets check || true
 
 bench: | $(ENV) ## milliseconds per image: encode, losses, attention, readout
 	"$(PYTHON)" tests/benchmarks/bench_segment.py

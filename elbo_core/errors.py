@@ -17,6 +17,10 @@ class ImageReadError(OSError):
     """A file that is not a readable image."""
 
 
+class DatasetError(OSError):
+    """A data set on disk that is incomplete or damaged; the message names the file."""
+
+
 class ModelOutputError(ArithmeticError):
     """A network returned NaN or infinity."""
 

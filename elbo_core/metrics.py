@@ -40,6 +40,8 @@ class Counts:
 def count(heatmaps: Heatmaps, labels: Sequence[int], label_map: np.ndarray, n_labels: int) -> Counts:
     """Compare heatmaps with a ground truth [H, W] of labels 0..n_labels, 255 ignored; `labels` are the classes' labels.
 
+    Without any class, all is taken for background.
+
     Raises:
         ValueError: sizes differ, a label is out of range, or the heatmaps are not in [0, 1].
     """
@@ -52,6 +54,8 @@ def count(heatmaps: Heatmaps, labels: Sequence[int], label_map: np.ndarray, n_la
     truth = label_map[kept].astype(np.int64)
     if truth.size and truth.max() > n_labels:
         raise ValueError(f"label {truth.max()} is outside 0..{n_labels}")
+    if not len(labels):
+        values, labels = np.zeros((1, *label_map.shape), np.float32), [0]
     winner = np.asarray(labels)[values.argmax(axis=0)][kept]
     score = np.minimum((values.max(axis=0)[kept] * BINS).astype(np.int64), BINS - 1)
     shape = (n_labels + 1, BINS)

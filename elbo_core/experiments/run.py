@@ -142,17 +142,23 @@ def _measure_image(denoiser: Denoiser, dataset: Dataset, index: int, rows: Seque
     if scene.label_map is None:
         raise ValueError(f"scene {scene.id!r} has no label map to compare with")
     started = time.perf_counter()
-    observation = observe(denoiser, scene, plan)
+    observation = observe(denoiser, scene, plan) if scene.classes else None
     observed = time.perf_counter()
-    heatmaps = read_all(observation, rows)
+    heatmaps = read_all(observation, rows) if observation else {row.definition: _nothing(scene) for row in rows}
     seconds = {"seconds_observed": observed - started, "seconds_read": time.perf_counter() - observed}
     records = []
     for row in rows:
-        counts = count(heatmaps[row.definition], scene.labels, scene.label_map, len(dataset.classes))
-        candidates = _candidates(scene, heatmaps[row.definition], observation.at_elbo(row.elbo_timesteps))
+        own = heatmaps[row.definition]
+        counts = count(own, scene.labels, scene.label_map, len(dataset.classes))
+        candidates = _candidates(scene, own, observation.at_elbo(row.elbo_timesteps)) if observation else {}
         found = to_records(counts, scene.id, index, row.definition, candidates, dataset.classes)
         records += [record | seconds for record in found]
     return records
+
+
+def _nothing(scene: Scene) -> Heatmaps:
+    """What is found where nothing is looked for: a picture without candidates is background alone."""
+    return Heatmaps((), torch.zeros(0, *scene.label_map.shape), torch.zeros(0))
 
 
 def read_all(observation: Observation, rows: Iterable[Row]) -> dict[str, Heatmaps]:

@@ -239,10 +239,22 @@ def test_a_full_disk_leaves_a_usable_store(tiny, dataset, evaluation, tmp_path, 
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--dataset", "voc"], "unknown data set 'voc'; known: toy-voc"),
+    (["--dataset", "pascal"], "unknown data set 'pascal'; known: toy-voc"),
     (["--dataset", "toy-voc", "--table", "t"], "unknown table 't'; known: table_3"),
     (["--dataset", "toy-voc", "--split", "val"], "unknown split 'val'; known: dev, test"),
 ])  # fmt: skip
 def test_unknown_names_list_the_known(saved, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run.main(["--model", str(saved), "--store", str(tmp_path), *options])
+
+
+def test_a_picture_without_candidates_is_background_alone(tiny, dataset, tmp_path):
+    def read(index: int):
+        scene = dataset.read(index)
+        return replace(scene, classes=(), labels=(), visible=()) if index == 1 else scene
+
+    evaluation = run.evaluate(tiny, replace(dataset, read=read, count=3), ROWS, tmp_path)
+    counts, truth = evaluation.counts["on"], dataset.read(1).label_map
+    assert counts.won[1].sum() == counts.won[1, 0, 0] == truth.size
+    assert counts.true[1, 0] == (truth == 0).sum()
+    assert dataset.read(1).id not in set(evaluation.scores.scene)

@@ -1,0 +1,173 @@
+"""Loaders of the real data sets on miniature trees, whole and broken."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from trees import SIZE, STRIPES, build, build_instances, label_map, picture
+
+from elbo_core.datasets import INSTANCES, mirrored, open_dataset
+from elbo_core.datasets.coco import instance_dataset
+from elbo_core.datasets.folders import LAYOUTS, folder_dataset
+from elbo_core.datasets.names import class_names
+from elbo_core.errors import DatasetError, ImageReadError
+
+CLASSES = {"voc": 20, "context": 59, "coco": 80, "ade20k": 150, "aep": 38}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder whose name is not plain ASCII."""
+    return tmp_path / "Bilder und Könige"
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_set_yields_its_scenes(name, root):
+    dataset = folder_dataset(name, root=build(root, name))
+    assert len(dataset) == len(STRIPES[name])
+    assert len(dataset.classes) == CLASSES[name]
+    order = list(STRIPES[name]) if not LAYOUTS[name].lists else list(reversed(STRIPES[name]))
+    assert [scene.id for scene in dataset] == order, "the split's own order, or the alphabet"
+    for scene in dataset:
+        assert scene.image.shape == (3, *SIZE)
+        assert scene.label_map.shape == SIZE
+        assert scene.classes == tuple(dataset.classes[label - 1] for label in scene.labels)
+        assert set(np.unique(scene.label_map)) - {0, 255} == set(scene.labels)
+
+
+def test_palettes_keep_the_numbers_and_what_is_ignored(root):
+    scene = folder_dataset("voc", root=build(root, "voc")).read(1)
+    assert scene.labels == (1, 20)
+    assert scene.classes == ("plane", "monitor")
+    assert (scene.label_map == 255).mean() == 0.25
+
+
+def test_coco_things_start_at_one_and_stuff_is_background(root):
+    first, second, third = folder_dataset("coco", root=build(root, "coco"))
+    assert first.labels == (1, 80)
+    assert (first.label_map == 0).mean() == 0.5, "the stuff and the nothing"
+    assert second.labels == (22,)
+    assert third.labels == third.classes == (), "no candidate at all"
+
+
+def test_names_are_a_choice_and_part_of_the_content(root):
+    build(root, "voc")
+    prompted, own = (folder_dataset("voc", root=root, names=style) for style in ("prompted", "own"))
+    assert (prompted.classes[0], own.classes[0]) == ("plane", "aeroplane")
+    assert prompted.content != own.content
+    for name, count in CLASSES.items():
+        for style in ("prompted", "own"):
+            assert len(set(class_names(name, style))) == count
+    with pytest.raises(ValueError, match="unknown naming 'short'; known: prompted, own"):
+        folder_dataset("voc", root=root, names="short")
+
+
+def test_a_subset_and_the_default_folder(root, monkeypatch):
+    monkeypatch.setenv("ELBO_DATA", str(build(root, "context")))
+    assert len(open_dataset("context", count=1)) == 1
+    assert open_dataset("context", count=1).content != open_dataset("context", count=2).content
+    assert (mirrored("context"), mirrored(INSTANCES), mirrored("toy-ade")) == ("context", "coco", "ade20k")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_absent_set_says_where_to_get_it(name, tmp_path):
+    with pytest.raises(DatasetError, match=r"get .* into the folder ELBO_DATA"):
+        folder_dataset(name, root=tmp_path)
+
+
+def test_missing_files_are_counted(root):
+    build(root, "ade20k")
+    (root / LAYOUTS["ade20k"].masks.format(id="ADE_val_00000002")).unlink()
+    with pytest.raises(DatasetError, match=r"1 of 4 files are missing, first .*ADE_val_00000002\.png"):
+        folder_dataset("ade20k", root=root)
+
+
+def test_ids_without_a_picture_or_listed_twice(root):
+    build(root, "voc")
+    split = root / LAYOUTS["voc"].lists["val"]
+    split.write_text("2007_000033\n2007_999999\n")
+    with pytest.raises(DatasetError, match=r"2 of 4 files are missing, first .*2007_999999\.jpg"):
+        folder_dataset("voc", root=root)
+    split.write_text("2007_000033\n2007_000033\n")
+    with pytest.raises(DatasetError, match="lists '2007_000033' twice"):
+        folder_dataset("voc", root=root)
+    split.write_text("\n")
+    with pytest.raises(DatasetError, match="list of the split is empty"):
+        folder_dataset("voc", root=root)
+    split.unlink()
+    with pytest.raises(DatasetError, match=r"list of the split is missing: .*val\.txt"):
+        folder_dataset("voc", root=root)
+
+
+def test_damaged_files_are_named(root):
+    build(root, "aep")
+    layout = LAYOUTS["aep"]
+    image, mask = root / layout.images.format(id="0001"), root / layout.masks.format(id="0001")
+    label_map(mask, [0, 39, 1, 1])
+    with pytest.raises(DatasetError, match=r"0001_gt\.png holds the label 39, outside 0\.\.38 and 255"):
+        folder_dataset("aep", root=root).read(0)
+    Image.new("RGB", SIZE[::-1]).save(mask)
+    with pytest.raises(ImageReadError, match=r"0001_gt\.png' is a picture in mode RGB"):
+        folder_dataset("aep", root=root).read(0)
+    Image.fromarray(np.ones((5, 7), np.uint8)).save(mask)
+    with pytest.raises(DatasetError, match=r"0001_gt\.png is \(5, 7\), but its picture is \(24, 32\)"):
+        folder_dataset("aep", root=root).read(0)
+    image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(ImageReadError, match=r"0001\.png"):
+        folder_dataset("aep", root=root).read(0)
+
+
+def test_a_truncated_jpeg_is_named(root):
+    build(root, "coco")
+    path = root / LAYOUTS["coco"].images.format(id="000000000139")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ImageReadError, match="000000000139"):
+        folder_dataset("coco", root=root).read(0)
+
+
+def test_an_empty_mask_is_background_alone(root):
+    build(root, "voc")
+    label_map(root / LAYOUTS["voc"].masks.format(id="2007_000033"), [0], palette=True)
+    scene = folder_dataset("voc", root=root).read(1)
+    assert scene.classes == ()
+    assert not scene.label_map.any()
+
+
+def test_sixteen_bit_maps_are_read(root):
+    build(root, "ade20k")
+    path = root / LAYOUTS["ade20k"].masks.format(id="ADE_val_00000001")
+    Image.fromarray(np.full(SIZE, 150, np.uint16)).save(path)
+    assert folder_dataset("ade20k", root=root).read(0).labels == (150,)
+
+
+def test_instances_become_one_label_map(root):
+    dataset = instance_dataset(root=build_instances(root))
+    assert [scene.id for scene in dataset] == ["000000000139", "000000000285", "000000000632"]
+    first, second, third = dataset
+    assert first.labels == (1, 17, 80), "ids 1, 18 and 90 of the 91"
+    assert first.label_map[6, 6] == 17, "the smaller polygon is on top"
+    assert first.label_map[12, 12] == 1
+    assert (first.label_map[20:] == 80).all(), "the crowd"
+    assert second.labels == (13 - 1,)
+    assert (second.label_map[:4, :4] == 12).all()
+    assert third.classes == ()
+
+
+def test_broken_instances_are_named(root):
+    with pytest.raises(DatasetError, match=r"instances_val2017\.json is missing"):
+        instance_dataset(root=root)
+    build_instances(root)
+    path = root / "coco/annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace('"category_id": 18', '"category_id": 12'))
+    with pytest.raises(DatasetError, match="instance 1 of picture 139 has the unknown category 12"):
+        instance_dataset(root=root).read(0)
+    (root / "coco/val2017/000000000285.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 3 pictures are missing, first .*285\.jpg"):
+        instance_dataset(root=root)
+    shutil.rmtree(root / "coco/val2017")
+    picture(root / "coco/val2017/unrelated.jpg")
+    with pytest.raises(DatasetError, match="3 of 3 pictures"):
+        instance_dataset(root=root)

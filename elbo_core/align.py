@@ -53,27 +53,28 @@ def gaussian_over_depth(cross: CrossAttention) -> Tensor:
 
     Source: `utils/attention_control.py:266-274` of the released code.
     """
-    depth = torch.arange(len(cross.layers), dtype=torch.float32)
-    middle = [index for index, layer in enumerate(cross.layers) if layer.name.startswith("mid_block")]
-    centre = sum(middle) / len(middle) if middle else (len(cross.layers) - 1) / 2
+    depth, middle = _depths(cross)
+    centre = sum(middle) / len(middle)
     return torch.exp(-((depth - centre) ** 2) / (2 * 3**2))
 
 
-def up_path(cross: CrossAttention) -> Tensor:
-    """1 for the layers of a UNet's up path, where our toy model's words are; 0 for the others.
+def late_layers(cross: CrossAttention) -> Tensor:
+    """1 for the layers after the middle, where our toy models' words are, else 0: a UNet's up path, the second half of
+    a transformer."""
+    depth, middle = _depths(cross)
+    return (depth > max(middle)).float()
 
-    Raises:
-        ValueError: the network has no up path.
-    """
-    layers = [float(layer.name.startswith("up_blocks")) for layer in cross.layers]
-    if not any(layers):
-        raise ValueError(f"layer weights 'up' need a UNet; the layers here are {cross.layers[0].name}, ...")
-    return torch.tensor(layers)
+
+def _depths(cross: CrossAttention) -> tuple[Tensor, list[float]]:
+    """The indices of all layers and those of the middle: a UNet's middle block, else half-way."""
+    depth = torch.arange(len(cross.layers), dtype=torch.float32)
+    middle = [float(index) for index, layer in enumerate(cross.layers) if layer.name.startswith("mid_block")]
+    return depth, middle or [(len(cross.layers) - 1) / 2]
 
 
 LAYER_WEIGHTS: dict[str, Callable[[CrossAttention], Tensor]] = {
     "gaussian": gaussian_over_depth,
-    "up": up_path,
+    "late": late_layers,
     "uniform": lambda cross: torch.ones(len(cross.layers)),
 }
 

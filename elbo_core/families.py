@@ -80,13 +80,13 @@ class _RectifiedFlow(Denoiser):
 class StableDiffusion3(_RectifiedFlow):
     """Stable Diffusion 3 and 3.5: image tokens first, then 77 of CLIP and 256 of T5, in one sequence."""
 
-    T5_LIMIT = 256
+    t5_limit = 256
 
     def _parts(self) -> dict[str, TextPart]:
         clip = _clip_part(self.pipeline.tokenizer)
         if self.pipeline.text_encoder_3 is None:
             return {"clip": clip}
-        return {"clip": clip, "t5": TextPart(self.pipeline.tokenizer_3, clip.limit, self.T5_LIMIT)}
+        return {"clip": clip, "t5": TextPart(self.pipeline.tokenizer_3, clip.limit, self.t5_limit)}
 
     def _readers(self) -> Sequence[TextPart]:
         return (*self.parts.values(), _clip_part(self.pipeline.tokenizer_2))
@@ -94,7 +94,7 @@ class StableDiffusion3(_RectifiedFlow):
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             texts, texts, texts, device=self.device, do_classifier_free_guidance=False,
-            max_sequence_length=self.T5_LIMIT,
+            max_sequence_length=self.t5_limit,
         )  # fmt: skip
         return Conditioning(embeddings, pooled)
 

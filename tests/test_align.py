@@ -113,10 +113,10 @@ def test_last_finest_takes_the_up_path(observation):
     assert last_finest(observation.attention[0].self_attention) == [0] * 8 + [1] * 3
 
 
-def test_the_up_path_alone_can_be_read(observation):
+def test_the_late_layers_alone_can_be_read(observation):
     cross = observation.attention[0].cross
-    assert LAYER_WEIGHTS["up"](cross).tolist() == [0] * 5 + [1] * 6
-    heatmaps = align(observation, replace(Recipe.reference().off(), layer_weights="up", refinements=()))
+    assert LAYER_WEIGHTS["late"](cross).tolist() == [0] * 5 + [1] * 6
+    heatmaps = align(observation, replace(Recipe.reference().off(), layer_weights="late", refinements=()))
     up = replace(observation.attention[0], cross=CrossAttention(cross.layers[5:]))
     alone = replace(observation, attention=(replace(up, cross=CrossAttention(cross.layers[8:] + cross.layers[5:8])),))
     torch.testing.assert_close(

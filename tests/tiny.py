@@ -31,8 +31,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from elbo_core.toy.train_clip import build_tokenizer
-from elbo_core.toy.train_sd import build_scheduler
+from elbo_core.toy.siblings import build_scheduler
+from elbo_core.toy.text import build_tokenizer
 
 
 def clip_config(width: int = 16, projection: int = 16) -> CLIPTextConfig:

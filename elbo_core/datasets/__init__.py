@@ -10,7 +10,7 @@ from elbo_core.datasets.toy import TOY_SETS, toy_dataset
 __all__ = ["Dataset", "mirrored", "open_dataset"]
 
 
-def open_dataset(name: str, split: str = "test", count: int = 64, names: str = "prompted") -> Dataset:
+def open_dataset(name: str, split: str = "test", count: int = 48, names: str = "prompted") -> Dataset:
     """The first `count` scenes of a data set of the embedded world, or of a real one on disk.
 
     The paper's sets have one split that we measure on: "test" stands for its "val". names: how their classes are

@@ -20,7 +20,7 @@ class Profile:
     datasets: tuple[str, ...] = ("toy-voc", "toy-context", "toy-coco", "toy-ade")
 
 
-PROFILES = {profile.name: profile for profile in (Profile("smoke", 4, 50), Profile("toy", 64, 1000))}
+PROFILES = {profile.name: profile for profile in (Profile("smoke", 4, 50), Profile("toy", 48, 1000))}
 
 
 def get_profile(name: str) -> Profile:

@@ -220,7 +220,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="toy-sd15")
     parser.add_argument("--dataset", nargs="+", required=True)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--table", default="table_3", help=f"rows to measure: {', '.join(TABLES)}")
     parser.add_argument("--store", type=Path, default=RUNS)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")

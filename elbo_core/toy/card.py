@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -29,15 +29,20 @@ from elbo_core.toy.world import THINGS, SceneSpec, SceneStyle, sample_scene
 
 COMMON, RARE = THINGS[:10], THINGS[10:]
 HELD_OUT_SEED = 63
-SAMPLER = {"num_inference_steps": 30, "guidance_scale": 4.0}
+SAMPLER = {"num_inference_steps": 30, "guidance_scale": 5.0}
 WORTH_TIMESTEPS = (50, 200, 400, 600, 800, 950)
+OBJECTIVES = {
+    "epsilon": "the noise, weighted by min(1/alpha^2, 20)",
+    "v_prediction": "the velocity, unweighted",
+    "flow_prediction": "the rectified flow, unweighted, at timesteps of the shifted schedule",
+}
 
 
 def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     return CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
 
 
-def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int = 0, batch: int = 20) -> np.ndarray:
+def generate(pipeline: DiffusionPipeline, prompts: list[str], seed: int = 0, batch: int = 20) -> np.ndarray:
     """One image per prompt, uint8 [N, H, W, 3]."""
     pipeline.set_progress_bar_config(disable=True)
     images = []
@@ -50,7 +55,7 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int = 
 
 
 def recognition(
-    pipeline: StableDiffusionPipeline, clip: CLIPModel, tokenizer: CLIPTokenizer, per_class: int = 20
+    pipeline: DiffusionPipeline, clip: CLIPModel, tokenizer: CLIPTokenizer, per_class: int = 20
 ) -> dict[str, float]:
     """For each class, the share of images generated from "a photo of {class}" that the toy CLIP names rightly."""
     names = [name for name in THINGS for _ in range(per_class)]
@@ -130,19 +135,17 @@ def write_diffusion_card(
     shares = recognition(denoiser.pipeline, clip, tokenizer, per_class)
     common, rare = (float(np.mean([shares[c] for c in group])) for group in (COMMON, RARE))
     worth = caption_worth(denoiser)
-    objective = denoiser.pipeline.scheduler.config.prediction_type
     metrics = {"recognition_common": common, "recognition_rare": rare, "recognition": shares, "caption_worth": worth}
     _save_metrics(folder, metrics | _facts(histories, corpus))
     _plot_curves(folder, histories)
     _plot_samples(folder, denoiser.pipeline)
     text = f"""# {name}
 
-A `StableDiffusionPipeline` of the embedded world: UNet {_millions(denoiser.network)}, VAE
-{_millions(denoiser.pipeline.vae)}, text tower of toy-clip. It is trained from scratch by `make models` on
-rendered scenes and knows nothing else.
+A `{type(denoiser.pipeline).__name__}` of the embedded world: {_parts(denoiser)}. It is trained by
+`make models` on rendered scenes and knows nothing else.
 
 {_training_facts(histories, corpus)}{notes}
-- Objective: {objective}, weighted by min(1/alpha^2, 20), 10 % of the captions dropped
+- Objective: {OBJECTIVES[denoiser.prediction_type]}, 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
   {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most
   frequent classes, {rare:.1%} for the ten rarest
@@ -161,6 +164,22 @@ What a caption is worth: the velocity loss on 96 held-out scenes under the right
 ![loss](training/curve.png)
 """
     (folder / "README.md").write_text(text)
+
+
+def write_card(
+    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
+) -> None:
+    """The card of the toy CLIP or of a diffusion model."""
+    if name == "toy-clip":
+        write_clip_card(models, histories, corpus)
+    else:
+        write_diffusion_card(models, name, histories, corpus, per_class)
+
+
+def _parts(denoiser: Denoiser) -> str:
+    """Its networks and their sizes."""
+    networks = {name: part for name, part in denoiser.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return ", ".join(f"`{name}` {_millions(part)}" for name, part in networks.items())
 
 
 def class_frequencies(corpus: TrainingSet) -> dict[str, float]:
@@ -223,7 +242,7 @@ def _plot_curves(folder: Path, histories: dict[str, History], window: int = 50) 
     plt.close(figure)
 
 
-def _plot_samples(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+def _plot_samples(folder: Path, pipeline: DiffusionPipeline) -> None:
     """Two samples of every class, then sixteen captions of held-out scenes."""
     prompts = [TEMPLATE.format(name) for name in THINGS]
     scenes = [attributed_caption(spec) for spec in _held_out(SceneStyle((1, 3), (14.0, 38.0)), 20)]

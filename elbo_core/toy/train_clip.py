@@ -1,53 +1,28 @@
-"""The toy CLIP: a real `CLIPTokenizer` over our own small vocabulary and a small `CLIPModel`.
+"""The toy CLIP: a small `CLIPModel`.
 
 Its text tower is learnt with the first diffusion model (`train_sd`); here the vision tower is trained to agree with it.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from elbo_core.captions import TEMPLATE
 from elbo_core.toy.corpus import TrainingSet
-from elbo_core.toy.describe import random_caption, vocabulary_corpus
+from elbo_core.toy.describe import random_caption
 from elbo_core.toy.fit import History, Plan, autocast, fit
+from elbo_core.toy.text import clip_text_config
 from elbo_core.toy.train_vae import to_tensor
 from elbo_core.toy.world import IMAGE_SIZE, SceneSpec
 
 PLAN = Plan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
-MODEL_MAX_LENGTH = 77
-WORD_SPREAD = 25.0
-"""Words start far apart. From CLIP's small initial embeddings, all words of one characteristic colour drift to one
-place before any shape is learnt, and part again only slowly."""
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding learnt from our captions, laid out as CLIP's: bytes, bytes ending a word, merges, specials."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
-    learner.train_from_iterator(vocabulary_corpus(), trainer)
-    merges = _merges(learner)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = alphabet + [f"{letter}</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MODEL_MAX_LENGTH)
-
-
-def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
 
 
 def build_image_processor() -> CLIPImageProcessorPil:
@@ -59,22 +34,6 @@ def build_image_processor() -> CLIPImageProcessorPil:
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    special = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "hidden_act": "gelu",
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "max_position_embeddings": MODEL_MAX_LENGTH,
-        "projection_dim": 128,
-        **special,
-    }
     vision = {
         "image_size": IMAGE_SIZE,
         "patch_size": 16,
@@ -85,9 +44,8 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "num_attention_heads": 4,
         "projection_dim": 128,
     }
-    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-    clip.text_model.embeddings.token_embedding.weight.data.mul_(WORD_SPREAD)
-    return clip
+    text = clip_text_config(tokenizer).to_dict()
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The toy Stable Diffusion: a small `UNet2DConditionModel` on the latents of the toy VAE, with its text encoder."""
+"""How a toy diffusion model learns: its network, and with it perhaps a text encoder, on the latents of a toy VAE."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from elbo_core.denoiser import Conditioning, Denoiser
 from elbo_core.objectives import OBJECTIVES
@@ -24,51 +23,26 @@ from elbo_core.toy.world import SceneSpec
 
 FIRST_PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 NEXT_PLAN = Plan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
-"""Of the first model, from noise, and of one that continues another's training."""
+LAST_PLAN = Plan(steps=1_000, learning_rate=1e-4, warmup=50, ema_decay=0.99)
+"""Of a model that starts from noise, of one that starts from another, and of one that gets used to its full input."""
 BATCH, CAPTION_DROPOUT = 32, 0.1
 EASY_SHARE, EASY_CLASSES = 0.6, 1
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
 MAX_WEIGHT = 20.0
 
 
-def build_unet(cross_attention_dim: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(48, 96, 192),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=2,
-        norm_num_groups=16,
-        cross_attention_dim=cross_attention_dim,
-    )
-
-
-def build_scheduler() -> PNDMScheduler:
-    """The scheduler of Stable Diffusion 1.x."""
-    return PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        num_train_timesteps=1000,
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )
-
-
 @torch.no_grad()
 def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
-    """Scaled latents of the whole training set, float16 [count, 4, 16, 16], computed once per VAE and cached."""
+    """Scaled latents of the whole training set, float16 [count, C, 16, 16], computed once per VAE and cached."""
     path = cache / f"latents-{corpus.path.stem}-{fingerprint(vae.encoder)}.npy"
     if not path.exists():
         device = next(vae.parameters()).device
+        shift = vae.config.shift_factor or 0.0
         latents = []
         for start in tqdm(range(0, len(corpus.images), 50), desc="encode training scenes", mininterval=10):
             with autocast(device):
                 mean = vae.encode(to_tensor(corpus.images[start : start + 50]).to(device)).latent_dist.mean
-            latents.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
+            latents.append(((mean.float() - shift) * vae.config.scaling_factor).half().cpu().numpy())
         np.save(path, np.concatenate(latents))
     return np.load(path)
 
@@ -141,12 +115,3 @@ def plain_attention(network: nn.Module) -> Iterator[None]:
     yield
     if isinstance(network, UNet2DConditionModel):
         network.set_attn_processor(AttnProcessor2_0())
-
-
-def build_pipeline(
-    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
-) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip

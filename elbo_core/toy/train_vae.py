@@ -1,4 +1,4 @@
-"""The toy VAE: a small `AutoencoderKL` with the compression of Stable Diffusion's (factor 8, four channels)."""
+"""The toy VAEs: small `AutoencoderKL` with the compression of Stable Diffusion's (factor 8, 4 or 16 channels)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ DECODER_PLAN = Plan(steps=4000, learning_rate=1e-3, warmup=100, ema_decay=0.998)
 BATCH, CROP, KL_WEIGHT, SQUARED_WEIGHT = 16, 64, 1e-4, 5.0
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(channels: int = 4, **options) -> AutoencoderKL:
+    """That of Stable Diffusion 1.x to XL in small; `options` go to `AutoencoderKL`."""
     return AutoencoderKL(
         sample_size=IMAGE_SIZE,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=8,
         mid_block_add_attention=False,
+        **options,
     )
+
+
+def build_shifted_vae() -> AutoencoderKL:
+    """That of Stable Diffusion 3 in small: 16 channels, whose mean is shifted to zero, and no convolutions between."""
+    return build_vae(16, shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -119,6 +126,9 @@ def fingerprint(network: nn.Module) -> str:
 
 @torch.no_grad()
 def _normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
-    """Set the scaling factor so that latents have unit standard deviation, as Rombach et al. (2022) do."""
+    """Set the scaling factor so that latents have unit standard deviation, as Rombach et al. (2022) do, and where the
+    VAE has a shift, that to their mean (Esser et al. 2024)."""
     latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(64)])
+    if vae.config.shift_factor is not None:
+        vae.register_to_config(shift_factor=round(latents.mean().item(), 5))
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))

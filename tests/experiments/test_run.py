@@ -30,7 +30,7 @@ ROWS = [
     Row("off", OFF, (500,), (20, 100)),
     Row("on", Recipe(), (1, 500, 900), (20, 100)),
     Row("elsewhere", Recipe(), (500, 900), (600,)),
-    Row("off, tuned", replace(OFF, layer_weights="up", refinements=()), (500,), (20, 100)),
+    Row("off, tuned", replace(OFF, layer_weights="late", refinements=()), (500,), (20, 100)),
 ]
 IMAGES = 6
 

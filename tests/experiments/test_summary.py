@@ -77,7 +77,7 @@ def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
 
 
 def test_profiles(monkeypatch):
-    assert get_profile("toy").images == 64
+    assert get_profile("toy").images == 48
     monkeypatch.setenv("ELBO_PROFILE", "smoke")
     assert get_profile("toy").name == "smoke"
     monkeypatch.setenv("ELBO_PROFILE", "huge")

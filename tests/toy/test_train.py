@@ -1,4 +1,4 @@
-"""`make models` from end to end, two steps each: what it writes loads and generates with plain diffusers."""
+"""`make models`, two steps each: what it writes loads and generates with plain diffusers."""
 
 from __future__ import annotations
 
@@ -8,31 +8,71 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 
+from elbo_core.models import load
 from elbo_core.toy import train, train_vae
 from elbo_core.toy.corpus import TrainingSet
+from elbo_core.toy.share import share_parts
 from elbo_core.toy.train_clip import classify
 from elbo_core.toy.world import THINGS
 
-ARGUMENTS = ["--scenes", "128", "--steps", "2", "--samples", "1"]
+ARGUMENTS = ["--scenes", "128", "--steps", "2", "--samples", "1", "--models", "toy-sd14", "toy-clip"]
+SIBLINGS = [name for name in train.TRAINERS if name not in ("toy-sd14", "toy-clip")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """All models; the slow part, the cards, only of the first two."""
     root = tmp_path_factory.mktemp("a space")
     train.main([*ARGUMENTS, "--output", str(root / "models"), "--scratch", str(root / "scratch")])
+    shop = train.Workshop(root / "models", root / "scratch", scenes=128, steps=2, samples=1)
+    for name in SIBLINGS:
+        train.TRAINERS[name](shop, name)
+    share_parts(root / "models")
     return root
 
 
-def test_the_pipeline_loads_alone_and_generates(folder):
-    pipeline = StableDiffusionPipeline.from_pretrained(folder / "models" / "toy-sd15")
-    assert {pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype} == {torch.float32}
+@pytest.mark.parametrize("name", ["toy-sd14", *SIBLINGS])
+def test_every_pipeline_loads_and_generates(folder, name):
+    pipeline = DiffusionPipeline.from_pretrained(folder / "models" / name)
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert {network.dtype for network in networks} == {torch.float32}
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a photo of star", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (128, 128, 3)
     assert np.isfinite(image).all()
+
+
+def test_each_objective_is_that_of_the_original(folder):
+    objectives = {name: load(folder / "models" / name).prediction_type for name in ["toy-sd14", *SIBLINGS]}
+    assert objectives == {
+        "toy-sd14": "epsilon",
+        "toy-sd15": "epsilon",
+        "toy-sd2": "v_prediction",
+        "toy-sd21": "v_prediction",
+        "toy-sdxl": "epsilon",
+        "toy-sd35": "flow_prediction",
+    }
+
+
+def test_shared_parts_are_stored_once(folder):
+    models = folder / "models"
+    assert not any(part.is_symlink() for part in (models / "toy-sd15").iterdir())
+    for name in ("toy-sd14", "toy-sd2", "toy-sd21", "toy-sdxl"):
+        for part in ("vae", "text_encoder", "tokenizer"):
+            assert (models / name / part).is_symlink()
+            assert (models / name / part).resolve() == models / "toy-sd15" / part
+    assert not (models / "toy-sd2" / "unet").is_symlink()
+
+
+def test_training_again_leaves_the_others_parts_alone(folder):
+    before = (folder / "models" / "toy-sd15" / "text_encoder" / "model.safetensors").read_bytes()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "models" / "toy-sd2")
+    pipeline.text_encoder.text_model.final_layer_norm.weight.data.zero_()
+    train.save_pipeline(pipeline, folder / "models" / "toy-sd2")
+    assert (folder / "models" / "toy-sd15" / "text_encoder" / "model.safetensors").read_bytes() == before
 
 
 def test_the_text_encoder_is_that_of_the_clip(folder):
@@ -47,12 +87,13 @@ def test_the_text_encoder_is_that_of_the_clip(folder):
 
 
 def test_latents_have_unit_variance(folder):
-    (cached,) = (folder / "scratch" / "cache").glob("latents-train-*-128-*.npy")
-    latents = np.load(cached).astype(np.float32)
-    assert latents.std() == pytest.approx(1, abs=0.1)
+    cached = [np.load(path) for path in (folder / "scratch" / "cache").glob("latents-train-*-128-*.npy")]
+    assert {latents.shape[1] for latents in cached} == {4, 16}
+    for latents in cached:
+        assert latents.astype(np.float32).std() == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["toy-clip", "toy-sd15"])
+@pytest.mark.parametrize("name", ["toy-clip", "toy-sd14"])
 def test_the_card_holds_measured_numbers(folder, name):
     model = folder / "models" / name
     card, metrics = (model / "README.md").read_text(), json.loads((model / "metrics.json").read_text())
@@ -67,19 +108,11 @@ def test_no_path_of_this_machine_is_saved(folder):
         assert str(folder) not in path.read_text()
 
 
-def test_only_the_wanted_parts_start_from_known_weights(folder):
-    known = str(folder / "models")
-    options = train._parse(["--warm-start", known, "--parts", "vae"])
-    assert train._known(options, "toy-sd15", "vae") == folder / "models" / "toy-sd15" / "vae"
-    assert train._known(options, "toy-sd15", "unet") is None
-    assert train._known(train._parse([]), "toy-clip") is None
-
-
 def test_a_second_start_trains_nothing(folder):
-    vae = train.start(train_vae.build_vae, None)
+    vae = train_vae.build_vae()
     corpus = TrainingSet(folder / "scratch" / "cache", 128)
     plan = replace(train_vae.PLAN, steps=2)
-    history = train_vae.train_vae(vae, corpus, folder / "scratch" / "checkpoints", plan)
+    history = train_vae.train_vae(vae, corpus, folder / "scratch" / "checkpoints" / "toy-sd14", plan)
     assert len(history.losses) == 2
-    saved = train.start(train_vae.build_vae, folder / "models" / "toy-sd15" / "vae")
+    saved = AutoencoderKL.from_pretrained(folder / "models" / "toy-sd14" / "vae")
     torch.testing.assert_close(vae.encoder.conv_in.weight, saved.encoder.conv_in.weight, atol=1e-3, rtol=1e-3)

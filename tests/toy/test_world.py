@@ -6,8 +6,8 @@ import pytest
 from elbo_core.toy.corpus import TRAINING_STYLE, training_scene
 from elbo_core.toy.describe import attributed_caption, class_names, phrase, plural, random_caption, vocabulary_corpus
 from elbo_core.toy.render import render
+from elbo_core.toy.text import build_tokenizer
 from elbo_core.toy.textures import COLORS, PATTERNS
-from elbo_core.toy.train_clip import build_tokenizer
 from elbo_core.toy.world import (
     CLASSES,
     IMAGE_SIZE,

@@ -73,10 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.models:
         torch.manual_seed(SEED)
         histories[name] = TRAINERS[name](shop, name)
+    corpus = shop.corpus()
     if state.is_main_process:
         share_parts(shop.models)
         for name, history in histories.items():
-            card.write_card(shop.models, name, history, shop.corpus(), shop.samples)
+            card.write_card(shop.models, name, history, corpus, shop.samples)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

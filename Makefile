@@ -5,6 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 PROFILE ?= toy
+MODEL ?= toy-sd15
 PYTHON3 ?= python3
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 TABLES := $(sort $(wildcard notebooks/[1-9]*.ipynb))
@@ -27,7 +28,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "Options: PROFILE=smoke|toy (now $(PROFILE)), PYTHON3=a Python for .venv"
+	@echo "Options: PROFILE=smoke|toy (now $(PROFILE)), MODEL (now $(MODEL)), PYTHON3=a Python for .venv"
 
 env: $(ENV) ## build the environment (.venv, or the active conda one)
 
@@ -77,8 +78,8 @@ models: | $(ENV) ## train the embedded world's models from scratch (hours on a C
 data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), say how to get what is missing
 	"$(PYTHON)" -m elbo_core.datasets check || true
 
-bench: | $(ENV) ## milliseconds per image: encode, losses, attention, readout
-	"$(PYTHON)" tests/benchmarks/bench_segment.py
+bench: | $(ENV) ## MODEL: milliseconds per image (encode, losses, attention, readout) and peak memory
+	"$(PYTHON)" tests/benchmarks/bench_segment.py --model "$(MODEL)"
 
 clean: ## remove executed notebooks, caches and checkpoints (not the environment, not the results)
 	rm -rf build .pytest_cache .ruff_cache

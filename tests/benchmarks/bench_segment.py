@@ -1,20 +1,27 @@
-"""`make bench`: milliseconds per image, split into encode, losses, attention and readout, and the UNet's share."""
+"""`make bench`: milliseconds per image, split into encode, losses, attention and readout, the network's share of them,
+and the peak of memory beside that of a plain forward pass of the same batch size."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from elbo_core import Plan, align, load
+from elbo_core import Plan, align, load, observe
 from elbo_core.captions import list_captions
 from elbo_core.datasets.toy import toy_dataset
 from elbo_core.elbo import class_losses
 from elbo_core.observe import attend_caption, keyed
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from live import LiveTensors
 
 
 class Stopwatch:
@@ -71,6 +78,29 @@ def observe_and_read(denoiser, scene, plan: Plan, watch: Stopwatch) -> None:
         align(Observation(scene.classes, size, denoiser.schedule, times, losses, attention, asked))
 
 
+@torch.no_grad()
+def peaks(model: str, classes: int) -> tuple[float, float]:
+    """GiB in use at most, weights included: by a forward pass of a whole batch, by a segmentation of `classes`."""
+    denoiser, plan = load(model), Plan()
+    scene = next(s for s in toy_dataset("toy-ade", "dev", 400) if len(s.classes) == classes)
+    latents = denoiser.encode_image(scene.image).expand(plan.batch_size, -1, -1, -1)
+    text = denoiser.encode_text([""])[torch.zeros(plan.batch_size, dtype=torch.long)]
+    timesteps = torch.full((plan.batch_size,), 500)
+    plain = peak(denoiser, lambda: denoiser.predict(latents, timesteps, text))
+    return plain, peak(denoiser, lambda: align(observe(denoiser, scene, plan)))
+
+
+def peak(denoiser, work: Callable[[], object]) -> float:
+    """GiB: what CUDA allocated, or on a CPU the sum of all live tensors."""
+    if denoiser.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(denoiser.device)
+        work()
+        return torch.cuda.max_memory_allocated(denoiser.device) / 2**30
+    with LiveTensors(*(part for part in denoiser.pipeline.components.values() if hasattr(part, "buffers"))) as live:
+        work()
+    return live.peak / 2**30
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="toy-sd15")
@@ -81,6 +111,8 @@ def main() -> None:
     for name in ("encode", "losses", "attention", "readout", "whole"):
         print(f"{name:10s} {statistics.median(watch.laps[name]):8.1f} ms")
     print(f"network    {sum(watch.laps['network']) / sum(watch.laps['whole']):8.0%} of the time")
+    plain, whole = peaks(options.model, 8)
+    print(f"memory     {whole:8.3f} GiB with 8 classes, {whole / plain:.2f} x a forward pass of {Plan().batch_size}")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,12 @@ def oracle(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
     return metric(pool(counts, weights)).max(axis=1)
 
 
+def at_best_miou(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+    """The metric [R] at the threshold where each resample's mIoU is best: one mask for all metrics of a table."""
+    sums = pool(counts, weights)
+    return metric(sums.at(METRICS["miou"](sums).argmax(axis=1)))[:, 0]
+
+
 def fixed(percent: int) -> Policy:
     """The policy of one threshold for all.
 
@@ -203,6 +209,7 @@ def bisection(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray
 
 POLICIES: dict[str, Policy] = {
     "oracle": oracle,
+    "best miou": at_best_miou,
     "cross-validated": cross_validated,
     "fixed 50": fixed(50),
     "bisection": bisection,

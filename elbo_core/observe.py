@@ -19,7 +19,11 @@ from elbo_core.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask. The defaults are those of the released code (`configs/run_segmentation.yaml`)."""
+    """What to ask. The defaults are those of the released code (`configs/run_segmentation.yaml`).
+
+    elbo_template: the condition of a class's losses, with the class in the place of "{}" or its noun phrase in that of
+        "{phrase}".
+    """
 
     elbo_timesteps: tuple[int, ...] = tuple(range(1, 999, 50))
     attention_timesteps: tuple[int, ...] = tuple(range(20, 201, 20))
@@ -155,9 +159,25 @@ def _checked(noise: Noise, latents: Tensor, plan: Plan) -> Noise:
 
 
 def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan, noise: Tensor) -> Tensor:
-    texts = denoiser.encode_text([plan.elbo_template.format(name) for name in scene.classes])
+    texts = denoiser.encode_text(conditions(scene, plan.elbo_template))
     timesteps = torch.tensor(plan.elbo_timesteps)
     return elbo.class_losses(denoiser, latents, texts, noise, timesteps, plan.batch_size).cpu()
+
+
+def conditions(scene: Scene, template: str) -> list[str]:
+    """For each candidate class, the text that its losses are conditioned on.
+
+    Raises:
+        ValueError: the template wants phrases and the scene has none.
+    """
+    if "{phrase}" not in template:
+        return [template.format(name) for name in scene.classes]
+    if len(scene.phrases) != len(scene.classes):
+        raise ValueError(
+            f"scene {scene.id!r} has {len(scene.phrases)} phrases for {len(scene.classes)} classes; {template!r} needs "
+            "one for each: give them, or use a template with {}"
+        )
+    return [template.format(phrase=phrase) for phrase in scene.phrases]
 
 
 def _attention(

@@ -78,25 +78,36 @@ def _draw_row(axes: Sequence[Axes], heatmaps: Heatmaps, threshold: float) -> Non
 
 
 def draw_gains(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
-    """The gains over "off" of a tidy table, a column per data set: as released, tuned, and the paper's."""
+    """The gains over "off" of a tidy table: as released, tuned, and the paper's. A line of panels per model, a column
+    per data set."""
     gains = table[table.metric == "miou_gain"]
-    datasets = list(gains.dataset.unique())
-    size = (3.2 * len(datasets), 0.42 * len(rows) + 1.5)
-    figure, axes = plt.subplots(1, len(datasets), figsize=size, sharex=True, sharey=True)
-    for axis, name in zip(axes, datasets, strict=True):
-        of_set = gains[gains.dataset == name].set_index("row")
-        for suffix, shift, label in (("", -0.16, "as released"), (", tuned", 0.16, "tuned reading")):
-            lines = of_set.reindex([row + suffix for row in rows])
-            spread = [lines.ours - lines.low, lines.high - lines.ours]
-            axis.errorbar(lines.ours, np.arange(len(rows)) + shift, xerr=spread, fmt="o", capsize=2, label=label)
-        axis.plot(of_set.paper.reindex(rows), np.arange(len(rows)) - 0.16, "kD", markersize=5, label="the paper")
-        axis.axvline(0, color="0.4", linewidth=1)
-        axis.set(title=name, xlabel="gain in mIoU over off")
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].invert_yaxis()
+    models, datasets = list(gains.model.unique()), list(gains.dataset.unique())
+    size = (3.2 * len(datasets), (0.42 * len(rows) + 0.6) * len(models) + 0.9)
+    figure, axes = plt.subplots(len(models), len(datasets), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for line, model in zip(axes, models, strict=True):
+        for axis, name in zip(line, datasets, strict=True):
+            chosen = gains[(gains.model == model) & (gains.dataset == name)]
+            _draw_gains(axis, chosen.set_index("row"), rows)
+        line[0].set_yticks(range(len(rows)), rows)
+        if len(models) > 1:
+            line[0].set_ylabel(model)
+    for axis, name in zip(axes[0], datasets, strict=True):
+        axis.set_title(name)
+    for axis in axes[-1]:
+        axis.set_xlabel("gain over off (points)")
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
     figure.tight_layout()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
     return figure
+
+
+def _draw_gains(axis: Axes, lines: pd.DataFrame, rows: Sequence[str]) -> None:
+    for suffix, shift, label in (("", -0.16, "as released"), (", tuned", 0.16, "tuned reading")):
+        found = lines.reindex([row + suffix for row in rows])
+        spread = [found.ours - found.low, found.high - found.ours]
+        axis.errorbar(found.ours, np.arange(len(rows)) + shift, xerr=spread, fmt="o", capsize=2, label=label)
+    axis.plot(lines.paper.reindex(rows), np.arange(len(rows)) - 0.16, "kD", markersize=5, label="the paper")
+    axis.axvline(0, color="0.4", linewidth=1)
 
 
 def _lines(titles: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ class Scene:
     caption: the user's own caption with its mentions, or None for "a photo of c1, c2, ...".
     label_map: uint8 [H, W], 0 background, 255 ignored; labels: the value in it of each candidate class.
     visible: the share of each candidate's pixels that nothing hides, where that is known.
+    phrases: the caption's noun phrase for each candidate; empty if there are none.
     """
 
     image: Tensor
@@ -28,6 +29,7 @@ class Scene:
     label_map: np.ndarray | None = None
     labels: tuple[int, ...] = ()
     visible: tuple[float, ...] = ()
+    phrases: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, image: ImageLike, classes, caption: str | None = None) -> Scene:

@@ -97,8 +97,9 @@ class TestNotebook:
 
 
 def test_the_shown_table_is_the_committed_one():
-    """Every cell of the tables in notebook 30 stands in figures/toy/table_3.md too."""
-    table = (FIGURES / "toy" / "table_3.md").read_text()
+    """The lines "off" and "on" of figures/toy/table_3.md stand in notebook 30 too."""
+    lines = (FIGURES / "toy" / "table_3.md").read_text().splitlines()
+    table = "\n".join(line for line in lines if re.search(r"\| (off|on)(, tuned)? +\|", line))
     shown = "".join(
         str(output)
         for cell in cells(ROOT / "notebooks" / "30_table3_models.ipynb")

@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision
 from elbo_core.align import Heatmaps
 from elbo_core.metrics import (
     METRICS,
+    at_best_miou,
     bisection,
     bootstrap_weights,
     by_area,
@@ -158,6 +159,9 @@ def test_bootstrap_equals_resampling_by_hand(images):
         miou = METRICS["miou"]
         assert oracle(miou, counts, weights)[row] == pytest.approx(miou_by_threshold(chosen).max())
         assert fixed(30)(miou, counts, weights)[row] == pytest.approx(miou_by_threshold(chosen)[29])
+        best = METRICS["f1"](pool(chosen, everything(chosen)))[0, miou_by_threshold(chosen).argmax()]
+        assert at_best_miou(METRICS["f1"], counts, weights)[row] == pytest.approx(best)
+        assert at_best_miou(miou, counts, weights)[row] == oracle(miou, counts, weights)[row]
 
 
 def test_every_resample_has_as_many_images():

@@ -80,6 +80,19 @@ def test_a_part_of_an_observation_is_what_a_smaller_plan_sees(tiny, scene):
     torch.testing.assert_close(align(part).values, align(direct).values, atol=1e-4, rtol=0)
 
 
+def test_losses_can_be_those_of_whole_phrases(tiny, scene):
+    words = tuple(f"a large red {name}" for name in scene.classes)
+    losses = [
+        observe(tiny, replace(scene, phrases=words), replace(PLAN, elbo_template=template)).losses
+        for template in ("a photo of {}", "a photo of {phrase}")
+    ]
+    named = observe(tiny, scene, replace(PLAN, elbo_template="a photo of a large red {}")).losses
+    torch.testing.assert_close(losses[1], named)
+    assert not torch.allclose(losses[0], losses[1])
+    with pytest.raises(ValueError, match="has 0 phrases for"):
+        observe(tiny, scene, replace(PLAN, elbo_template="a photo of {phrase}"))
+
+
 def test_timesteps_that_were_not_asked_are_named(tiny, scene):
     whole = observe(tiny, scene, PLAN)
     with pytest.raises(ValueError, match=r"timesteps \[7\] were not asked; asked: \[1, 501\]"):

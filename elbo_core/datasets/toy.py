@@ -74,7 +74,7 @@ def toy_dataset(name: str, split: Split, count: int) -> Dataset:
 
     def read(index: int) -> Scene:
         scene = toy_scene(render(specs[index]), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
-        return replace(scene, caption=attributed(specs[index], scene.classes)) if name == "toy-aep" else scene
+        return with_phrases(scene, specs[index]) if name == "toy-aep" else scene
 
     first = read(0)
     content = hashlib.sha256(first.image.numpy().tobytes() + first.label_map.tobytes() + repr(specs[:1]).encode())
@@ -98,12 +98,12 @@ def _visible(rendering: Rendering, name: str) -> float:
     return sum(seen) / len(seen) if seen else float("nan")
 
 
-def attributed(spec: SceneSpec, classes: tuple[str, ...]) -> Caption:
-    """ "a photo of p1, p2, ..." with a full noun phrase per class; a class's own word is the noun, plural or not."""
+def with_phrases(scene: Scene, spec: SceneSpec) -> Scene:
+    """The scene with its noun phrases and the caption "a photo of p1, p2, ..."; a class's own word in it is the noun,
+    plural or not."""
+    phrases = tuple(phrase(group) for group in groups(spec) if group[0].name in scene.classes)
     text, spans = TEMPLATE.format(""), {}
-    for group in groups(spec):
-        if group[0].name in classes:
-            text += (", " if spans else "") + phrase(group)
-            noun = phrase(group).rsplit(" ", 1)[-1]
-            spans[group[0].name] = ((len(text) - len(noun), len(text)),)
-    return Caption(text, spans)
+    for name, words in zip(scene.classes, phrases, strict=True):
+        text += (", " if spans else "") + words
+        spans[name] = ((len(text) - len(words.rsplit(" ", 1)[-1]), len(text)),)
+    return replace(scene, caption=Caption(text, spans), phrases=phrases)

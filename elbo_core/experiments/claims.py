@@ -20,8 +20,9 @@ from elbo_core.datasets import mirrored
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.summary import Measured, measure
-from elbo_core.experiments.tables import DATASET_ORDER, paper_miou
+from elbo_core.experiments.tables import DATASET_ORDER, paper_number
 from elbo_core.metrics import Estimate, bootstrap_weights, miou_by_threshold, pairs
+from elbo_core.models import paper_name
 from elbo_core.paths import DATA, FIGURES
 
 COLUMNS = ["id", "claim", "paper", "ours", "low", "high", "verdict"]
@@ -35,8 +36,8 @@ class Claim:
 
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
         pairs with more of a quantity over those with less, calibration off.
-        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers;
-        `expect`: see `verdict`, `more` by default.
+        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: see
+        `verdict`, `more` by default; `dataset`: one set instead of the four; `models: every`: the least of all models.
     """
 
     id: str
@@ -96,14 +97,15 @@ def verdict(found: Estimate, expect: str) -> str:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Tests claims on evaluations of the four sets, by the name of the set, in the order of the paper's tables.
+    """Tests claims on evaluations by the name of the model and then of the data set.
 
-    reading: the ending of the rows' names (`rows.READINGS`); paper_model: whose numbers stand beside ours.
+    model: what claims are about that do not name every model. reading: the ending of the rows' names
+    (`rows.READINGS`). The four sets of `profile` mirror those of the paper's tables, in their order.
     """
 
-    evaluations: Mapping[str, Evaluation]
+    evaluations: Mapping[str, Mapping[str, Evaluation]]
     profile: Profile
-    paper_model: str
+    model: str
     reading: str = ""
 
     def effect(self, claim: Claim) -> Estimate:
@@ -114,21 +116,29 @@ class Ledger:
         """
         if not claim.test:
             return Estimate(math.nan, math.nan, math.nan)
-        if tuple(map(mirrored, self.evaluations)) != DATASET_ORDER:
-            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(self.evaluations)}")
         measured = self._rows if "rows" in claim.test else self._groups
-        effects = [measured(name, claim.test) for name in self.evaluations]
-        return ACROSS[claim.test.get("across", "mean")](effects).estimate
+        return self._together(claim, measured).estimate
 
     def paper(self, claim: Claim) -> float:
         """The same number from the paper's table, or NaN where it has none."""
         if "table" not in claim.test:
             return math.nan
-        better, *others = claim.test["rows"]
-        of = functools.partial(paper_miou, claim.test["table"], self.paper_model)
-        effects = [of(better, name) - max(of(other, name) for other in others) for name in DATASET_ORDER]
-        fixed = [Measured(effect, np.array([effect])) for effect in effects]
-        return ACROSS[claim.test.get("across", "mean")](fixed).value
+        return self._together(claim, self._paper).value
+
+    def _together(self, claim: Claim, measured: Callable[[str, str, Mapping], Measured]) -> Measured:
+        """One number from those on every data set and model that the claim is about."""
+        names = [claim.test["dataset"]] if "dataset" in claim.test else self.profile.datasets
+        if len(names) > 1 and tuple(map(mirrored, names)) != DATASET_ORDER:
+            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(names)}")
+        models = list(self.evaluations) if claim.test.get("models") == "every" else [self.model]
+        across = ACROSS[claim.test.get("across", "mean")]
+        return _least([across([measured(model, name, claim.test) for name in names]) for model in models])
+
+    def _paper(self, model: str, name: str, test: Mapping) -> Measured:
+        better, *others = test["rows"]
+        of = functools.partial(paper_number, test["table"], paper_name(model), dataset=mirrored(name))
+        effect = of(row=better) - max(of(row=other) for other in others)
+        return Measured(effect, np.array([effect]))
 
     def table(self, claims: Sequence[Claim]) -> pd.DataFrame:
         """One line per claim; columns `COLUMNS`."""
@@ -141,17 +151,17 @@ class Ledger:
         return [claim.id + self.reading, text, self.paper(claim), found.value, found.low, found.high, judged]
 
     def _weights(self, name: str) -> np.ndarray:
-        """Resamples of a set's images; other sets are drawn independently."""
-        position = list(self.evaluations).index(name)
+        """Resamples of a set's images; other sets are drawn independently, other models on the same images."""
+        position = list(self.evaluations[self.model]).index(name)
         return bootstrap_weights(self.profile.images, self.profile.resamples, self.profile.seed + position)
 
-    def _rows(self, name: str, test: Mapping) -> Measured:
-        counts, weights = self.evaluations[name].counts, self._weights(name)
+    def _rows(self, model: str, name: str, test: Mapping) -> Measured:
+        counts, weights = self.evaluations[model][name].counts, self._weights(name)
         better, *others = [measure(counts[row + self.reading], weights) for row in test["rows"]]
         return better - Measured.best(others)
 
-    def _groups(self, name: str, test: Mapping) -> Measured:
-        evaluation = self.evaluations[name]
+    def _groups(self, model: str, name: str, test: Mapping) -> Measured:
+        evaluation = self.evaluations[model][name]
         counts = evaluation.counts["off" + self.reading]
         found = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
         known = found.merge(evaluation.scores, on=["index", "label"])
@@ -180,5 +190,6 @@ def write_ledger(ledger: pd.DataFrame, profile: str, figures: Path = FIGURES) ->
     folder.mkdir(parents=True, exist_ok=True)
     rounded = ledger.round({"paper": 2, "ours": 2, "low": 2, "high": 2})
     rounded.to_csv(folder / "claims.csv", index=False, float_format="%.2f", lineterminator="\n")
-    (folder / "claims.md").write_text(f"{rounded.to_markdown(index=False, floatfmt='+.2f')}\n", encoding="utf-8")
+    text = rounded.to_markdown(index=False, floatfmt="+.2f").replace("+nan", "    ")
+    (folder / "claims.md").write_text(f"{text}\n", encoding="utf-8")
     return [folder / "claims.csv", folder / "claims.md"]

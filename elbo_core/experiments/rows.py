@@ -81,9 +81,9 @@ def controls(recipe: Recipe) -> list[Row]:
 
 
 def calibration(recipe: Recipe) -> list[Row]:
-    """Table III: off and on, and what it lacks: constants, and the weighting with the least variance."""
-    off, half, third, *_ = controls(recipe)
-    return [off, Row("on", recipe), Row("relative", replace(recipe, score=ElboScore("relative"))), half, third]
+    """Tables III, VI and VIII, and what they lack: more constants, and the weighting with the least variance."""
+    on, relative = Row("on", recipe), Row("relative", replace(recipe, score=ElboScore("relative")))
+    return [*controls(recipe), on, relative, *fewer_timesteps(recipe)]
 
 
 def estimators(recipe: Recipe) -> list[Row]:
@@ -98,11 +98,15 @@ def _spread(count: int) -> tuple[int, ...]:
     return RELEASED.elbo_timesteps[step // 2 :: step]
 
 
-def elbo_timesteps(recipe: Recipe) -> list[Row]:
-    """Tables VI and VII: how many timesteps the score is summed over, and which."""
-    counts = [Row(f"{n} timesteps", recipe, _spread(n)) for n in (1, 5)]
+def fewer_timesteps(recipe: Recipe) -> list[Row]:
+    """Table VI: how many timesteps the score is summed over, if not twenty."""
+    return [Row(f"{n} timesteps", recipe, _spread(n)) for n in (1, 5)]
+
+
+def strategies(recipe: Recipe) -> list[Row]:
+    """Table VII: which ten timesteps the score is summed over."""
     ranges = [Row(f"10 {name}", recipe, Timesteps(name, 10).of()) for name in ("small", "middle", "large", "random")]
-    return [*counts, *ranges, Row("10 even", recipe, _spread(10))]
+    return [*ranges, Row("10 even", recipe, _spread(10))]
 
 
 def attention_timesteps(recipe: Recipe) -> list[Row]:
@@ -144,8 +148,13 @@ def of_the_text(elbo_template: str = "{}") -> list[Row]:
 
 def ablations(recipe: Recipe) -> list[Row]:
     """Tables VI to IX and Figure 7, measured together."""
-    parts = (elbo_timesteps, attention_timesteps, strengths)
-    return [*controls(recipe), Row("on", recipe), *(row for part in parts for row in part(recipe))]
+    parts = (controls, fewer_timesteps, strategies, attention_timesteps, strengths)
+    return [Row("on", recipe), *(row for part in parts for row in part(recipe))]
+
+
+def phrases(recipe: Recipe) -> list[Row]:
+    """Table IV: the loss of each class under its whole noun phrase instead of the noun."""
+    return [Row("phrases", recipe, elbo_template="a photo of {phrase}")]
 
 
 def evaluations(rows: Iterable[Row], classes: int) -> tuple[int, int]:
@@ -164,7 +173,9 @@ TABLES: dict[str, list[Row]] = {
     "table_3": _in_both_readings(calibration),
     "estimators": _in_both_readings(estimators),
     "ablations": [*_in_both_readings(ablations), *differences()],
+    "table_9": _in_both_readings(lambda recipe: [*controls(recipe)[:1], *attention_timesteps(recipe)]),
     "text": of_the_text(),
+    "phrases": _in_both_readings(phrases),
 }
 """The rows that are measured together, so that an image is observed once for all of them."""
 

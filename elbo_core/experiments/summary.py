@@ -13,8 +13,10 @@ import pandas as pd
 from elbo_core.datasets import mirrored
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.rows import READINGS, reading
+from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.tables import beside_paper, tidy
 from elbo_core.metrics import METRICS, POLICIES, Counts, Estimate, bootstrap_weights, everything, interval
+from elbo_core.models import paper_name
 
 
 def agreement(scores: pd.DataFrame, row: str, quantity: str, resamples: int, seed: int) -> Estimate:
@@ -88,19 +90,22 @@ def summarise(
 
 
 def compare(
-    counts: Mapping[str, Mapping[str, Counts]], rows: Sequence[str], table: str, model: str, paper_model: str,
-    profile: Profile, best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    evaluations: Mapping[str, Mapping[str, Evaluation]], rows: Sequence[str], table: str, profile: Profile,
+    metric: str = "miou", best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
-    """The chosen rows of every data set, in both readings, beside the numbers of a table of the paper; tidy.
+    """The chosen rows of every model and data set, in both readings, beside the numbers of a table of the paper; tidy.
 
-    counts: by data set, then by row (`Evaluation.counts`); best_of: as for `summarise`.
+    Whatever the metric, the threshold is that of the best mIoU. evaluations: by model, then by data set; best_of: as
+    for `summarise`.
     """
     both = {name + end: [one + end for one in candidates] for end in READINGS for name, candidates in best_of.items()}
     frames = []
-    for name, measured in counts.items():
-        chosen = {row + end: measured[row + end] for end in READINGS for row in rows}
-        frame = summarise(chosen, profile.resamples, profile.seed, best_of=both)
-        frames.append(beside_paper(frame, table, paper_model, mirrored(name)).assign(model=model, dataset=name))
+    for model, sets in evaluations.items():
+        for name, evaluation in sets.items():
+            chosen = {row + end: evaluation.counts[row + end] for end in READINGS for row in rows}
+            frame = summarise(chosen, profile.resamples, profile.seed, metric, "best miou", both)
+            frame = beside_paper(frame, table, paper_name(model), mirrored(name))
+            frames.append(frame.assign(model=model, dataset=name))
     return tidy(pd.concat(frames))
 
 

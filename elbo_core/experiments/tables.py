@@ -13,6 +13,7 @@ from elbo_core.paths import DATA, FIGURES
 
 COLUMNS = ["model", "dataset", "row", "metric", "paper", "ours", "low", "high", "n_images"]
 DATASET_ORDER = ("voc", "context", "coco", "ade20k")
+COLUMNS_OF_TABLE_4 = ("miou", "precision", "f1")
 
 
 @functools.cache
@@ -23,6 +24,7 @@ def reported() -> dict:
 
 NAMES: dict[str, Callable[[object], str]] = {
     "table_3": str,
+    "table_4": lambda score: {"off": "off", "elbo": "on", "elbo_attributes": "phrases"}[score],
     "table_6": lambda steps: "on" if steps == 20 else f"{steps} timesteps",
     "table_7": lambda strategy: f"10 {strategy}",
     "table_8": lambda score: "on" if score == "elbo" else f"constant {score}",
@@ -34,7 +36,8 @@ NAMES: dict[str, Callable[[object], str]] = {
 
 @functools.cache
 def paper_rows(table: str, model: str) -> dict[str, list[float]]:
-    """The paper's mIoU in percent on its four sets, by our names of its rows; "off" always comes from Table III.
+    """The paper's rows by our names of them: mIoU in percent on its four sets, and in Table IV the three metrics on
+    AEP. "off" comes from Table III where a table has none.
 
     Raises:
         ValueError: the table is unknown.
@@ -51,22 +54,23 @@ def paper_rows(table: str, model: str) -> dict[str, list[float]]:
     return ({"off": off} if off else {}) | found
 
 
-def paper_miou(table: str, model: str, row: str, dataset: str) -> float:
-    """The paper's mIoU in percent, or NaN where it has no such row."""
-    rows = paper_rows(table, model)
-    return rows[row][DATASET_ORDER.index(dataset)] if row in rows else float("nan")
-
-
-def paper_gain(table: str, model: str, row: str, dataset: str) -> float:
-    """The paper's difference in mIoU between `row` and "off", or NaN where it has no such row."""
-    return paper_miou(table, model, row, dataset) - paper_miou(table, model, "off", dataset)
+def paper_number(table: str, model: str, row: str, dataset: str, metric: str = "miou") -> float:
+    """The paper's number in percent, or NaN where it has none. A metric with "_gain" behind it is the difference
+    between `row` and "off"."""
+    if metric.endswith("_gain"):
+        metric = metric.removesuffix("_gain")
+        return paper_number(table, model, row, dataset, metric) - paper_number(table, model, "off", dataset, metric)
+    places = {("aep", name): k for k, name in enumerate(COLUMNS_OF_TABLE_4)}
+    if table != "table_4":
+        places = {(name, "miou"): k for k, name in enumerate(DATASET_ORDER)}
+    rows, place = paper_rows(table, model), places.get((dataset, metric))
+    return rows[row][place] if row in rows and place is not None else float("nan")
 
 
 def beside_paper(frame: pd.DataFrame, table: str, model: str, mirrored: str) -> pd.DataFrame:
     """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`."""
-    paper = {"miou": paper_miou, "miou_gain": paper_gain}
     lines = zip(frame.row, frame.metric, strict=True)
-    return frame.assign(paper=[paper[metric](table, model, row, mirrored) for row, metric in lines])
+    return frame.assign(paper=[paper_number(table, model, row, mirrored, metric) for row, metric in lines])
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:

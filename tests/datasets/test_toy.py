@@ -33,6 +33,9 @@ def test_attributed_captions_point_at_the_nouns():
         for name, ((start, end),) in scene.caption.spans.items():
             assert scene.caption.text[start:end].startswith(name[:3])
         assert set(scene.caption.spans) == set(scene.classes)
+        assert scene.caption.text == "a photo of " + ", ".join(scene.phrases)
+        nouns = [scene.caption.text[start:end] for ((start, end),) in map(scene.caption.spans.get, scene.classes)]
+        assert nouns == [words.split()[-1] for words in scene.phrases]
 
 
 def test_unknown_sets_and_splits_list_the_known():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.rows import rows_of
 from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.summary import Measured
-from elbo_core.experiments.tables import paper_miou
+from elbo_core.experiments.tables import DATASET_ORDER, paper_number
 from elbo_core.metrics import BINS, Counts, Estimate
 
 IMAGES = 12
@@ -39,12 +41,17 @@ def evaluation(**rows: int) -> Evaluation:
     return Evaluation(counts, pd.DataFrame())
 
 
+def ledger_of(sets: dict[str, Evaluation], **others: dict[str, Evaluation]) -> Ledger:
+    """A ledger about toy-sd15; `others` are further models."""
+    return Ledger({"toy-sd15": sets} | others, PROFILE, "toy-sd15")
+
+
 def claim(**test) -> Claim:
     return Claim("c", "here", "it is so", test)
 
 
 def test_rows_are_compared_with_the_best_of_the_others():
-    ledger = Ledger({name: evaluation(on=8, off=4, half=5) for name in SETS}, PROFILE, "SD1.5")
+    ledger = ledger_of({name: evaluation(on=8, off=4, half=5) for name in SETS})
     against_both = ledger.effect(claim(rows=["on", "off", "half"]))
     assert against_both.value == pytest.approx(ledger.effect(claim(rows=["on", "half"])).value)
     assert 0 < against_both.value < ledger.effect(claim(rows=["on", "off"])).value
@@ -53,9 +60,9 @@ def test_rows_are_compared_with_the_best_of_the_others():
 
 def test_sets_are_put_together_as_the_claim_says():
     by_set = dict(zip(SETS, (5, 6, 7, 8), strict=True))
-    ledger = Ledger({name: evaluation(on=hits, off=4) for name, hits in by_set.items()}, PROFILE, "SD1.5")
+    ledger = ledger_of({name: evaluation(on=hits, off=4) for name, hits in by_set.items()})
     mean, least, less = (ledger.effect(claim(rows=["on", "off"], across=across)).value for across in ACROSS)
-    gains = [Ledger({name: evaluation(on=hits, off=4) for name in SETS}, PROFILE, "SD1.5").effect(
+    gains = [ledger_of({name: evaluation(on=hits, off=4) for name in SETS}).effect(
         claim(rows=["on", "off"])).value for hits in by_set.values()]  # fmt: skip
     assert mean == pytest.approx(np.mean(gains))
     assert least == pytest.approx(gains[0])
@@ -63,8 +70,8 @@ def test_sets_are_put_together_as_the_claim_says():
 
 
 def test_the_papers_number_is_made_in_the_same_way():
-    ledger = Ledger({}, PROFILE, "SD1.5")
-    gains = [paper_miou("table_3", "SD1.5", "on", s) - paper_miou("table_3", "SD1.5", "off", s)
+    ledger = ledger_of({})
+    gains = [paper_number("table_3", "SD1.5", "on", s) - paper_number("table_3", "SD1.5", "off", s)
              for s in ("voc", "context", "coco", "ade20k")]  # fmt: skip
     assert ledger.paper(claim(rows=["on", "off"], table="table_3")) == pytest.approx(np.mean(gains))
     assert ledger.paper(claim(rows=["on", "off"], table="table_3", across="every set")) == pytest.approx(min(gains))
@@ -82,7 +89,7 @@ def test_groups_compare_pairs_with_more_and_less(quantity):
     lines = [(i, label, hits[i, label - 1]) for i in range(IMAGES) for label in ((1,) if i < 6 else (1, 2))]
     scores = pd.DataFrame(lines, columns=["index", "label", "area"]).assign(visible=lambda s: s.area / 10)
     scores["frequency"] = scores.area
-    ledger = Ledger(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)), PROFILE, "SD1.5")
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
     found = ledger.effect(claim(groups=quantity))
     expected = 90 - (30 if quantity != "fewness" else 60)
     assert found.value == pytest.approx(expected)
@@ -93,7 +100,7 @@ def test_what_is_unknown_is_left_out_of_the_groups():
     counts = counts_of(np.array([[9, 3]] * IMAGES))
     lines = [(i, label, np.nan if label == 2 else float(i)) for i in range(IMAGES) for label in (1, 2)]
     scores = pd.DataFrame(lines, columns=["index", "label", "visible"])
-    ledger = Ledger(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)), PROFILE, "SD1.5")
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
     assert ledger.effect(claim(groups="visible")).value == 0, "only the first label is known, and it is always found"
 
 
@@ -116,15 +123,35 @@ def test_verdicts(low, high, expect, expected):
     assert verdict(Estimate((low + high) / 2, low, high), expect) == expected
 
 
+def test_the_worst_of_all_models_decides_where_every_one_is_meant():
+    good, bad = (dict.fromkeys(SETS, evaluation(on=hits, off=4)) for hits in (8, 5))
+    ledger = ledger_of(good, **{"toy-sdxl": bad})
+    every, own = claim(rows=["on", "off"], models="every"), claim(rows=["on", "off"])
+    assert ledger.effect(every).value == pytest.approx(ledger_of(bad).effect(own).value)
+    assert ledger.effect(own).value == pytest.approx(ledger_of(good).effect(own).value)
+    gains = [np.mean([paper_number("table_3", model, "on", name, "miou_gain") for name in DATASET_ORDER])
+             for model in ("SD1.5", "SDXL")]  # fmt: skip
+    assert ledger.paper(claim(rows=["on", "off"], models="every", table="table_3")) == pytest.approx(min(gains))
+
+
+def test_a_claim_can_be_about_one_other_set():
+    sets = dict.fromkeys(SETS, evaluation(on=8, off=4)) | {"toy-aep": evaluation(on=5, phrases=7)}
+    ledger = ledger_of(sets)
+    about = claim(rows=["phrases", "on"], dataset="toy-aep", table="table_4")
+    assert ledger.effect(about).value > 0
+    assert ledger.paper(about) == pytest.approx(60.58 - 60.11)
+
+
 def test_sets_in_another_order_are_refused():
-    ledger = Ledger({name: evaluation(on=8, off=4) for name in reversed(SETS)}, PROFILE, "SD1.5")
+    profile = replace(PROFILE, datasets=tuple(reversed(SETS)))
+    ledger = Ledger({"toy-sd15": {name: evaluation(on=8, off=4) for name in SETS}}, profile, "toy-sd15")
     with pytest.raises(ValueError, match="claims need mirrors of"):
         ledger.effect(claim(rows=["on", "off"]))
 
 
 def test_every_claim_asks_for_rows_that_exist():
     claims = read_claims()
-    known = {row.name for table in ("ablations", "estimators") for row in rows_of(table)}
+    known = {row.name for table in ("ablations", "estimators", "phrases") for row in rows_of(table)}
     for one in claims:
         assert set(one.test.get("rows", [])) <= known
         assert one.test.get("across", "mean") in ACROSS
@@ -134,7 +161,7 @@ def test_every_claim_asks_for_rows_that_exist():
 
 
 def test_claims_with_a_table_have_a_number_in_it():
-    ledger = Ledger({}, PROFILE, "SD1.5")
+    ledger = ledger_of({})
     with_table = [one for one in read_claims() if "table" in one.test]
     assert len(with_table) > 8
     assert all(np.isfinite(ledger.paper(one)) for one in with_table)
@@ -148,7 +175,7 @@ def test_a_claim_named_twice_is_refused(tmp_path):
 
 
 def test_the_ledger_is_written_the_same_every_time(tmp_path):
-    ledger = Ledger({name: evaluation(on=8, off=4) for name in SETS}, PROFILE, "SD1.5")
+    ledger = ledger_of({name: evaluation(on=8, off=4) for name in SETS})
     table = ledger.table([claim(rows=["on", "off"], table="table_3"), claim()])
     assert list(table.verdict) == ["holds", "not tested"]
     first = [path.read_bytes() for path in write_ledger(table, "p", tmp_path)]

@@ -90,6 +90,15 @@ def test_table_6_and_7_ask_as_many_timesteps_as_they_say():
     assert by_name["attention 10 middle"].attention_timesteps == Timesteps("middle", 10).of()
 
 
+def test_the_short_measurements_are_parts_of_the_long_ones():
+    """Other models get fewer tables; a row of the same name must be the same row."""
+    rows = {row.name: row for row in (*rows_of("ablations"), *rows_of("estimators"))}
+    for table in ("table_3", "table_9"):
+        assert all(rows.get(row.name, row) == row for row in rows_of(table))
+    assert {"off", "on", "constant 1/4", "1 timesteps", "5 timesteps"} < {row.name for row in rows_of("table_3")}
+    assert plan_of(rows_of("phrases")).elbo_template == "a photo of {phrase}"
+
+
 def test_unknown_tables_list_the_known():
     with pytest.raises(ValueError, match="unknown table 'table_33'; known: table_3, estimators"):
         rows_of("table_33")

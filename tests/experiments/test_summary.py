@@ -4,6 +4,7 @@ import pytest
 from test_metrics import LABELS, random_image
 
 from elbo_core.experiments.profiles import PROFILES, get_profile
+from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.summary import agreement, compare, summarise
 from elbo_core.metrics import METRICS, count, cross_validated, everything, miou_by_threshold, stack
 from elbo_core.plots import draw_gains
@@ -63,15 +64,18 @@ def test_metric_and_policy_are_a_choice(counts):
 
 def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
     renamed = {"off": counts["off"], "on": counts["on"], "off, tuned": counts["off, tuned"], "on, tuned": counts["on"]}
-    table = compare(
-        {"toy-voc": renamed, "toy-coco": renamed}, ["off", "on"], "table_3", "toy", "SD1.5", PROFILES["smoke"]
-    )
+    evaluation = Evaluation(renamed, pd.DataFrame())
+    evaluations = {"toy-sd15": {"toy-voc": evaluation, "toy-coco": evaluation}, "toy-sd2": {"toy-voc": evaluation}}
+    table = compare(evaluations, ["off", "on"], "table_3", PROFILES["smoke"])
     assert list(table[table.metric == "miou"].row.unique()) == ["off", "on", "off, tuned", "on, tuned"]
-    line = table.set_index(["dataset", "row", "metric"]).loc[("toy-coco", "on", "miou_gain")]
+    lines = table.set_index(["model", "dataset", "row", "metric"])
+    line = lines.loc[("toy-sd15", "toy-coco", "on", "miou_gain")]
     assert line.paper == pytest.approx(42.15 - 39.19)
-    assert (line.model, line.n_images) == ("toy", 8)
+    assert line.n_images == 8
+    assert lines.loc[("toy-sd2", "toy-voc", "on", "miou"), "paper"] == 64.96
     figure = draw_gains(table, ["on"])
-    assert [axis.get_title() for axis in figure.axes] == ["toy-voc", "toy-coco"]
+    assert [axis.get_title() for axis in figure.axes] == ["toy-voc", "toy-coco", "", ""]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["toy-sd15", "", "toy-sd2", ""]
     shown = figure.axes[1].containers[0].lines[0].get_xdata()
     assert shown == pytest.approx([line.ours])
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from elbo_core.experiments.rows import rows_of
-from elbo_core.experiments.tables import COLUMNS, beside_paper, paper_miou, pivot, tidy, write_table
+from elbo_core.experiments.tables import COLUMNS, beside_paper, paper_number, pivot, tidy, write_table
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def frame() -> pd.DataFrame:
 
 
 def test_paper_numbers_are_those_of_table_3():
-    assert paper_miou("table_3", "SD1.5", "off", "voc") == 67.57
-    assert paper_miou("table_3", "SD1.5", "on", "ade20k") == 26.17
-    assert math.isnan(paper_miou("table_3", "SD1.5", "velocity", "voc"))
+    assert paper_number("table_3", "SD1.5", "off", "voc") == 67.57
+    assert paper_number("table_3", "SD1.5", "on", "ade20k") == 26.17
+    assert math.isnan(paper_number("table_3", "SD1.5", "velocity", "voc"))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,17 @@ def test_paper_numbers_are_those_of_table_3():
     ],
 )
 def test_the_papers_rows_go_by_our_names(table, row, coco):
-    assert paper_miou(table, "SD1.5", row, "coco") == coco
+    assert paper_number(table, "SD1.5", row, "coco") == coco
     assert row in {measured.name for measured in rows_of("ablations")}
+
+
+@pytest.mark.parametrize(("row", "metric", "expected"), [
+    ("off", "miou", 58.70), ("on", "precision", 71.38), ("phrases", "f1", 74.18), ("phrases", "miou_gain", 1.88),
+])  # fmt: skip
+def test_table_4_has_three_metrics_on_one_set(row, metric, expected):
+    assert paper_number("table_4", "SD1.5", row, "aep", metric) == pytest.approx(expected)
+    assert math.isnan(paper_number("table_4", "SD1.5", row, "voc", metric))
+    assert math.isnan(paper_number("table_3", "SD1.5", "on", "voc", "f1"))
 
 
 def test_rows_stand_beside_the_papers_numbers():
@@ -51,14 +60,14 @@ def test_rows_stand_beside_the_papers_numbers():
 
 
 def test_figure_7_is_known_at_its_two_printed_strengths():
-    assert paper_miou("figure_7", "SD1.5", "gamma 1/1", "voc") == paper_miou("table_3", "SD1.5", "off", "voc")
-    assert paper_miou("figure_7", "SD1.5", "gamma 1/3", "voc") == paper_miou("table_3", "SD1.5", "on", "voc")
-    assert math.isnan(paper_miou("figure_7", "SD1.5", "gamma 1/2", "voc"))
+    assert paper_number("figure_7", "SD1.5", "gamma 1/1", "voc") == paper_number("table_3", "SD1.5", "off", "voc")
+    assert paper_number("figure_7", "SD1.5", "gamma 1/3", "voc") == paper_number("table_3", "SD1.5", "on", "voc")
+    assert math.isnan(paper_number("figure_7", "SD1.5", "gamma 1/2", "voc"))
 
 
 def test_unknown_paper_tables_list_the_known():
-    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_6"):
-        paper_miou("table_1", "SD1.5", "off", "voc")
+    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_4, table_6"):
+        paper_number("table_1", "SD1.5", "off", "voc")
 
 
 def test_pivot_keeps_the_order_of_rows_and_sets(frame):

@@ -75,8 +75,8 @@ lab: | $(ENV) ## open JupyterLab on the first notebook
 models: | $(ENV) ## train the embedded world's models from scratch (hours on a CPU; resumes)
 	"$(PYTHON)" -m elbo_core.toy.train
 
-data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), say how to get what is missing
-	"$(PYTHON)" -m elbo_core.datasets check || true
+data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), get or say how to get what is missing
+	"$(PYTHON)" -m elbo_core.datasets check || "$(PYTHON)" -m elbo_core.datasets download || true
 
 bench: | $(ENV) ## MODEL: milliseconds per image (encode, losses, attention, readout) and peak memory
 	"$(PYTHON)" tests/benchmarks/bench_segment.py --model "$(MODEL)"

@@ -7,7 +7,7 @@ own classes, so that no class ever loses its words or borrows those of another.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,17 @@ def _list_caption(names: list[str], template: str) -> Caption:
         spans[name] = ((len(text), len(text) + len(name)),)
         text += name
     return Caption(text + suffix, spans)
+
+
+def phrase_caption(phrases: Mapping[str, str], nouns: Mapping[str, Span]) -> Caption:
+    """The caption "a photo of p1, p2, ..." of a phrase per class; `nouns` says where the class stands in its phrase."""
+    spans, text = {}, TEMPLATE.format("")
+    for name, phrase in phrases.items():
+        text += ", " if spans else ""
+        start, end = nouns[name]
+        spans[name] = ((len(text) + start, len(text) + end),)
+        text += phrase
+    return Caption(text, spans)
 
 
 def find_classes(text: str, classes: Sequence[str]) -> Caption:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elbo_core.datasets.coco import INSTANCES, instance_dataset
 from elbo_core.datasets.dataset import Dataset
-from elbo_core.datasets.folders import LAYOUTS, folder_dataset
+from elbo_core.datasets.folders import LAYOUTS, VARIANTS, folder_dataset
 from elbo_core.datasets.toy import TOY_SETS, toy_dataset
 
 __all__ = ["Dataset", "mirrored", "open_dataset"]
@@ -25,11 +25,13 @@ def open_dataset(name: str, split: str = "test", count: int = 48, names: str = "
     split = "val" if split == "test" else split
     if name == INSTANCES:
         return instance_dataset(split, count, names=names)
-    if name in LAYOUTS:
+    if name in LAYOUTS | VARIANTS:
         return folder_dataset(name, split, count, names=names)
-    raise ValueError(f"unknown data set {name!r}; known: {', '.join([*TOY_SETS, *LAYOUTS, INSTANCES])}")
+    raise ValueError(f"unknown data set {name!r}; known: {', '.join([*TOY_SETS, *LAYOUTS, *VARIANTS, INSTANCES])}")
 
 
 def mirrored(name: str) -> str:
     """The paper's data set that a set is or mirrors, by its short name in `reported.yaml`."""
-    return TOY_SETS[name].mirrors if name in TOY_SETS else {INSTANCES: "coco"}.get(name, name)
+    if name in TOY_SETS:
+        return TOY_SETS[name].mirrors
+    return {INSTANCES: "coco", "voc-plain": "voc", "context-mat": "context"}.get(name, name)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
 
 from elbo_core.datasets.dataset import Dataset
-from elbo_core.datasets.folders import default_root, labelled_scene
+from elbo_core.datasets.folders import LAYOUTS, default_root, labelled_scene
 from elbo_core.datasets.names import class_names
 from elbo_core.errors import DatasetError
 from elbo_core.images import read_image
 
 INSTANCES = "coco-instances"
+COCO_2017 = replace(
+    LAYOUTS["coco"],
+    images="coco/val2017/{id}.jpg",
+    masks="coco/annotations/instances_val2017.json",
+    source="COCO 2017 val pictures and train/val annotations",
+    archives=LAYOUTS["coco"].archives
+    | {"annotations_trainval2017.zip": "sha1:8551ee4bb5860311e79dace7e79cb91e432e78b3"},
+)
 
 
 def instance_dataset(

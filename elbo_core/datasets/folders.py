@@ -9,13 +9,14 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from elbo_core.captions import Caption
+from elbo_core.datasets import aep, context
 from elbo_core.datasets.dataset import Dataset
 from elbo_core.datasets.names import class_names
 from elbo_core.errors import DatasetError
@@ -24,11 +25,10 @@ from elbo_core.metrics import IGNORED
 from elbo_core.paths import DATA
 from elbo_core.scene import Scene
 
-Decode = Callable[[np.ndarray], np.ndarray]
 
-
-def coco_things(labels: np.ndarray) -> np.ndarray:
+def read_coco_things(path: Path) -> np.ndarray:
     """labelTrainIds of COCO-Stuff (0..79 things, above them stuff, 255 nothing) -> 1..80, all else background."""
+    labels = read_label_map(path)
     return np.where(labels < 80, labels + 1, 0).astype(np.uint8)
 
 
@@ -36,10 +36,11 @@ def coco_things(labels: np.ndarray) -> np.ndarray:
 class Layout:
     """Where a data set keeps its files, relative to its root.
 
-    images, masks: path of a picture and of its label map, "{id}" the picture's name. lists: by split, a file with one
-        id per line; without one, all files of the picture folder in alphabetical order.
-    decode: from the label map's numbers to 0 (background), 1..K, 255 (ignored).
-    source, licence, gigabytes: where it comes from, for those who lack it.
+    names: whose class names it has. images, masks: path of a picture and of its label map, "{id}" the picture's name.
+    lists: by split, a file with one id per line; without one, all files of the picture folder in alphabetical order.
+    read: a label map with 0 (background), 1..K, 255 (ignored). phrases: a file with a noun phrase per class, if any.
+    source, licence, gigabytes: where it comes from, for those who lack it. archives: its checksums where they are
+        known. hub: the id of a data set on the Hugging Face hub that holds it, if it may be fetched from there.
     """
 
     names: str
@@ -50,9 +51,13 @@ class Layout:
     licence: str
     gigabytes: float
     lists: dict[str, str] | None = None
-    decode: Decode = np.asarray
+    read: Callable[[Path], np.ndarray] = read_label_map
+    phrases: str | None = None
+    archives: dict[str, str] = field(default_factory=dict)
+    hub: str | None = None
 
 
+COCO_ARCHIVES = {"val2017.zip": "sha1:4950dc9d00dbe1c933ee0170f5797584351d2a41"}
 LAYOUTS: dict[str, Layout] = {
     "voc": Layout(
         "voc",
@@ -63,6 +68,7 @@ LAYOUTS: dict[str, Layout] = {
         "flickr terms; research use",
         2.0,
         {"val": "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"},
+        archives={"VOCtrainval_11-May-2012.tar": "md5:6cd6e144f989b92b3379bac3b3de84fd"},
     ),
     "context": Layout(
         "context",
@@ -73,6 +79,7 @@ LAYOUTS: dict[str, Layout] = {
         "flickr terms; research use",
         2.6,
         {"val": "VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt"},
+        archives={"VOCtrainval_03-May-2010.tar": "md5:da459979d0c395079b5c75ee67908abb"},
     ),
     "coco": Layout(
         "coco",
@@ -82,7 +89,8 @@ LAYOUTS: dict[str, Layout] = {
         "COCO 2017 val pictures; COCO-Stuff164k label maps as converted by mmsegmentation",
         "CC BY 4.0 annotations, flickr terms for pictures",
         1.2,
-        decode=coco_things,
+        read=read_coco_things,
+        archives=COCO_ARCHIVES,
     ),
     "ade20k": Layout(
         "ade20k",
@@ -92,17 +100,34 @@ LAYOUTS: dict[str, Layout] = {
         "ADEChallengeData2016 (MIT scene parsing challenge)",
         "research and education, non-commercial",
         0.9,
+        archives={"ADEChallengeData2016.zip": "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"},
     ),
     "aep": Layout(
         "aep",
         "aep/images/{id}.png",
         "aep/annotations/{id}_gt.png",
         741,
-        "the paper's own set; not on any mirror that we know",
+        "the paper's own set, which its authors keep on the Hugging Face hub; or build one with notebook 45_build_aep",
         "not stated",
         1.0,
+        phrases="aep/prompts.pkl",
+        hub="Matrix53/elbo-t2ialign",
     ),
 }
+VARIANTS: dict[str, Layout] = {
+    "voc-plain": replace(
+        LAYOUTS["voc"],
+        masks="VOCdevkit/VOC2012/SegmentationClass/{id}.png",
+        source="PASCAL VOC 2012 (the VOCtrainval archive of the challenge)",
+    ),
+    "context-mat": replace(
+        LAYOUTS["context"],
+        masks=f"{context.FOLDER}/trainval/{{id}}.mat",
+        source="PASCAL VOC 2010 pictures; PASCAL Context's original label maps (trainval.tar.gz) and lists of names",
+        read=context.read_original,
+    ),
+}
+"""The same pictures with label maps from another source."""
 
 
 def default_root() -> Path:
@@ -119,19 +144,26 @@ def folder_dataset(
         ValueError: unknown set, split or naming.
         DatasetError: a folder, the split's list or a listed file is missing, or an id is listed twice.
     """
-    if name not in LAYOUTS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(LAYOUTS)}")
-    layout, root = LAYOUTS[name], root or default_root()
+    known = LAYOUTS | VARIANTS
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
+    layout, root = known[name], root or default_root()
     classes = class_names(layout.names, names)
     ids = _ids(name, layout, split, root)[:count]
     paths = [(root / layout.images.format(id=i), root / layout.masks.format(id=i)) for i in ids]
     _check_files([path for pair in paths for path in pair], name)
 
+    phrases = root / layout.phrases if layout.phrases else None
+    if phrases:
+        aep.read_phrases(phrases)
+
     def read(index: int) -> Scene:
         picture, mask = paths[index]
-        return labelled_scene(read_image(picture), _labels(mask, layout.decode, classes), classes, ids[index], mask)
+        labels = _checked(layout.read(mask), mask, classes)
+        scene = labelled_scene(read_image(picture), labels, classes, ids[index], mask)
+        return aep.describe(scene, phrases) if phrases else scene
 
-    return Dataset(name, split, classes, len(ids), _content(ids, classes, paths), read)
+    return Dataset(name, split, classes, len(ids), _content(ids, classes, paths, phrases), read)
 
 
 def _ids(name: str, layout: Layout, split: str, root: Path) -> list[str]:
@@ -170,13 +202,12 @@ def _check_files(paths: Sequence[Path], name: str) -> None:
 
 def remedy(name: str) -> str:
     """How to get a data set."""
-    layout = LAYOUTS[name]
+    layout = (LAYOUTS | VARIANTS)[name]
     return f"get {layout.source} ({layout.gigabytes:g} GB) into the folder ELBO_DATA, or pass root="
 
 
-def _labels(path: Path, decode: Decode, classes: Sequence[str]) -> np.ndarray:
+def _checked(labels: np.ndarray, path: Path, classes: Sequence[str]) -> np.ndarray:
     """A label map with every number checked, uint8 [H, W]."""
-    labels = decode(read_label_map(path))
     wrong = labels[(labels > len(classes)) & (labels != IGNORED)]
     if wrong.size:
         raise DatasetError(f"{path} holds the label {wrong[0]}, outside 0..{len(classes)} and {IGNORED}")
@@ -198,7 +229,10 @@ def labelled_scene(
     return Scene(image, tuple(classes[k - 1] for k in labels), scene_id, caption, label_map, labels)
 
 
-def _content(ids: Sequence[str], classes: Sequence[str], paths: Sequence[tuple[Path, Path]]) -> str:
-    """A hash of the list, the class names and the sizes of all files."""
+def _content(
+    ids: Sequence[str], classes: Sequence[str], paths: Sequence[tuple[Path, Path]], phrases: Path | None
+) -> str:
+    """A hash of the list, the class names, the phrases and the sizes of all files."""
     sizes = [path.stat().st_size for pair in paths for path in pair]
-    return hashlib.sha256(repr((list(ids), tuple(classes), sizes)).encode()).hexdigest()[:16]
+    facts = [list(ids), tuple(classes), sizes, phrases.read_bytes() if phrases else None]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from elbo_core.captions import TEMPLATE, Caption
+from elbo_core.captions import phrase_caption
 from elbo_core.datasets.dataset import Dataset
 from elbo_core.scene import Scene
 from elbo_core.toy.describe import groups, phrase
@@ -101,9 +101,7 @@ def _visible(rendering: Rendering, name: str) -> float:
 def with_phrases(scene: Scene, spec: SceneSpec) -> Scene:
     """The scene with its noun phrases and the caption "a photo of p1, p2, ..."; a class's own word in it is the noun,
     plural or not."""
-    phrases = tuple(phrase(group) for group in groups(spec) if group[0].name in scene.classes)
-    text, spans = TEMPLATE.format(""), {}
-    for name, words in zip(scene.classes, phrases, strict=True):
-        text += (", " if spans else "") + words
-        spans[name] = ((len(text) - len(words.rsplit(" ", 1)[-1]), len(text)),)
-    return replace(scene, caption=Caption(text, spans), phrases=phrases)
+    texts = [phrase(group) for group in groups(spec) if group[0].name in scene.classes]
+    phrases = dict(zip(scene.classes, texts, strict=True))
+    nouns = {name: (text.rindex(" ") + 1, len(text)) for name, text in phrases.items()}
+    return replace(scene, caption=phrase_caption(phrases, nouns), phrases=tuple(texts))

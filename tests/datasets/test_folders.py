@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from trees import SIZE, STRIPES, build, build_instances, label_map, picture
+from trees import SIZE, STRIPES, build, build_context_originals, build_instances, label_map, picture
 
-from elbo_core.datasets import INSTANCES, mirrored, open_dataset
+from elbo_core.datasets import INSTANCES, aep, mirrored, open_dataset
 from elbo_core.datasets.coco import instance_dataset
 from elbo_core.datasets.folders import LAYOUTS, folder_dataset
 from elbo_core.datasets.names import class_names
@@ -118,6 +119,88 @@ def test_damaged_files_are_named(root):
     image.write_bytes(image.read_bytes()[:200])
     with pytest.raises(ImageReadError, match=r"0001\.png"):
         folder_dataset("aep", root=root).read(0)
+
+
+def test_phrases_make_the_caption(root):
+    scene = folder_dataset("aep", root=build(root, "aep")).read(0)
+    first, second, third = scene.classes
+    assert scene.phrases == (f"two baby {first}s", f"a small red {second}", f"a small red {third}")
+    assert scene.caption.text == "a photo of " + ", ".join(scene.phrases)
+    words = [scene.caption.text[slice(*scene.caption.spans[name][0])] for name in scene.classes]
+    assert words == [f"{first}s", second, third], "the noun, plural or not"
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("code has run",)
+
+
+def test_phrases_that_are_missing_or_no_data_are_named(root, capsys):
+    build(root, "aep")
+    path = root / LAYOUTS["aep"].phrases
+
+    def write(content: object) -> None:
+        aep.read_phrases.cache_clear()
+        path.write_bytes(pickle.dumps(content))
+
+    write({"0001": {"subject": ["backpack"], "phrase": ["a red backpack"]}})
+    with pytest.raises(DatasetError, match=r"prompts\.pkl has no phrase for '\w+' in picture '0001'"):
+        folder_dataset("aep", root=root).read(0)
+    names = folder_dataset("aep", root=root).classes
+    write({"0001": {"subject": list(names), "phrase": ["a thing"] * len(names)}})
+    with pytest.raises(DatasetError, match="picture '0001': the phrase 'a thing' does not name"):
+        folder_dataset("aep", root=root).read(0)
+    for broken in ([1], {"0001": {"subject": ["cat"], "phrase": []}}, {"0001": {"subject": ["cat"]}}, Trap()):
+        write(broken)
+        with pytest.raises(DatasetError, match=r"prompts\.pkl is not a file of phrases"):
+            folder_dataset("aep", root=root)
+    assert capsys.readouterr().out == ""
+    aep.read_phrases.cache_clear()
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"the phrases are missing: .*prompts\.pkl"):
+        folder_dataset("aep", root=root)
+
+
+def test_a_class_named_twice_keeps_its_first_phrase(tmp_path):
+    content = {"0001.png": {"subject": ["cat", "cat"], "phrase": ["a red cat", "a blue cat"]}}
+    (tmp_path / "prompts.pkl").write_bytes(pickle.dumps(content))
+    assert aep.read_phrases(tmp_path / "prompts.pkl") == {"0001": {"cat": "a red cat"}}
+
+
+def test_contexts_original_maps_are_translated_by_name(root):
+    dataset = folder_dataset("context-mat", root=build_context_originals(root))
+    scene = dataset.read(0)
+    assert scene.labels == (1, 2, 59)
+    assert dataset.classes == folder_dataset("context", root=root).classes
+    assert (scene.label_map[0] == np.repeat([1, 0, 2, 59], SIZE[1] // 4)).all(), "accordion is none of the 59"
+    assert mirrored("context-mat") == "context"
+
+
+def test_broken_originals_of_context_are_named(root):
+    build_context_originals(root)
+    folder = root / "VOCdevkit/VOC2010"
+    path = folder / "trainval" / "2008_000003.mat"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(DatasetError, match=r"2008_000003\.mat holds no LabelMap"):
+        folder_dataset("context-mat", root=root).read(0)
+    path.write_bytes(whole)
+    lists = folder / "59_labels.txt"
+    lists.write_text(lists.read_text().replace("bedclothes", "pillow"))
+    with pytest.raises(DatasetError, match=r"59_labels\.txt does not list the 59 classes; .*: bedclothes, pillow"):
+        folder_dataset("context-mat", root=root).read(0)
+    lists.unlink()
+    with pytest.raises(DatasetError, match=r"59_labels\.txt is not a list of numbered names"):
+        folder_dataset("context-mat", root=root).read(0)
+
+
+def test_plain_maps_of_voc_are_another_set(root):
+    build(root, "voc")
+    maps = root / "VOCdevkit/VOC2012"
+    (maps / "SegmentationClassAug").rename(maps / "SegmentationClass")
+    assert len(folder_dataset("voc-plain", root=root)) == 2
+    with pytest.raises(DatasetError, match="files are missing"):
+        folder_dataset("voc", root=root)
 
 
 def test_a_truncated_jpeg_is_named(root):

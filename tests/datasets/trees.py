@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
+from scipy.io import savemat
 
+from elbo_core.datasets.aep import write_phrases
 from elbo_core.datasets.folders import LAYOUTS
+from elbo_core.datasets.names import class_names
 
 SIZE = (24, 32)
 """Height and width."""
@@ -53,6 +56,33 @@ def build(root: Path, name: str) -> Path:
     for path in (layout.lists or {}).values():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text("".join(f"{stem}\n" for stem in reversed(STRIPES[name])))
+    if layout.phrases:
+        write_phrases(root / layout.phrases, {f"{stem}.png": described(STRIPES[name][stem]) for stem in STRIPES[name]})
+    return root
+
+
+def described(values: list[int]) -> dict[str, str]:
+    """A phrase for every class of a label map of AEP, the first in the plural."""
+    names = [class_names("aep")[value - 1] for value in values if value]
+    return {name: f"a small red {name}" if k else f"two baby {name}s" for k, name in enumerate(names)}
+
+
+OLD_LABELS = {2: "aeroplane", 7: "accordion", 25: "bag", 459: "wood"}
+
+
+def build_context_originals(root: Path) -> Path:
+    """PASCAL Context as its authors give it away: 459 numbers in MATLAB files and two lists of names."""
+    build(root, "context")
+    folder = root / "VOCdevkit/VOC2010"
+    (folder / "trainval").mkdir()
+    for stem in STRIPES["context"]:
+        columns = np.repeat(np.array([2, 7, 25, 459], np.uint16), SIZE[1] // 4)
+        savemat(folder / "trainval" / f"{stem}.mat", {"LabelMap": columns[None].repeat(SIZE[0], axis=0)})
+    own = class_names("context", "own")
+    numbered = {k + 1: f"thing {k + 1}" for k in range(459)} | {100 + k: name for k, name in enumerate(own)}
+    lists = {"labels": numbered | OLD_LABELS, "59_labels": dict(enumerate(reversed(own), 1))}
+    for name, content in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{k}: {text}\n" for k, text in sorted(content.items())))
     return root
 
 

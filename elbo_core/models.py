@@ -59,6 +59,10 @@ REGISTRY: dict[str, Entry] = {
 """The paper's six models and two families more. The SD2 originals have left the hub; the mirrors are a community's."""
 
 
+HELPERS = {"grounding-dino": "IDEA-Research/grounding-dino-base", "sam": "facebook/sam-vit-huge"}
+"""What annotates pictures (`datasets.build_aep`): alias -> hub id."""
+
+
 def paper_name(model: str) -> str:
     """What the paper calls a model of the registry, or the one that a toy model stands for; else an empty text."""
     entry = REGISTRY.get(model.removeprefix("toy-"))
@@ -109,6 +113,8 @@ def locate(model: str | os.PathLike) -> tuple[str, str | None]:
         return overrides()[name], None
     if name in REGISTRY:
         return REGISTRY[name].hub_id, REGISTRY[name].revision
+    if name in HELPERS:
+        return HELPERS[name], None
     for folder in (Path(model), MODELS / name):
         if folder.is_dir():
             return str(folder), None
@@ -123,7 +129,7 @@ def locate(model: str | os.PathLike) -> tuple[str, str | None]:
 def overrides(file: Path = ROOT / "models.yaml") -> dict[str, str]:
     """Aliases that are to be taken from elsewhere: those of `models.yaml`, then those of the environment."""
     written = yaml.safe_load(file.read_text()) if file.exists() else {}
-    variables = {alias: f"ELBO_MODEL_{alias.upper().replace('-', '_')}" for alias in REGISTRY}
+    variables = {alias: f"ELBO_MODEL_{alias.upper().replace('-', '_')}" for alias in [*REGISTRY, *HELPERS]}
     in_environment = {alias: os.environ[name] for alias, name in variables.items() if os.environ.get(name)}
     return {str(alias): str(place) for alias, place in (written or {}).items()} | in_environment
 

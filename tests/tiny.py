@@ -23,9 +23,23 @@ from diffusers import (
 )
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    SamConfig,
+    SamImageProcessor,
+    SamMaskDecoderConfig,
+    SamModel,
+    SamProcessor,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+    SwinConfig,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -176,3 +190,39 @@ PIPELINES = {
     "pixart-alpha": pixart_alpha,
     "pixart-sigma": pixart_sigma,
 }
+
+
+def grounding_dino() -> tuple[GroundingDinoForObjectDetection, GroundingDinoProcessor]:
+    """A detector of one box at most; its words are letters."""
+    backbone = SwinConfig(
+        image_size=128, embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2,
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *string.ascii_lowercase]
+    vocabulary += [f"##{letter}" for letter in string.ascii_lowercase]
+    tokenizer = BertTokenizer(vocab={piece: k for k, piece in enumerate(vocabulary)})
+    text = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=4, encoder_layers=1, decoder_layers=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
+        disable_custom_kernels=True,
+    )  # fmt: skip
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
+    return GroundingDinoForObjectDetection(config).eval(), GroundingDinoProcessor(images, tokenizer)
+
+
+def sam() -> tuple[SamModel, SamProcessor]:
+    """A segmenter of pictures of 64 pixels."""
+    vision = SamVisionConfig(
+        hidden_size=16, output_channels=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=8,
+        window_size=2, global_attn_indexes=[0], num_pos_feats=8, mlp_dim=16,
+    )  # fmt: skip
+    prompts = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4)
+    masks = SamMaskDecoderConfig(
+        hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    config = SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=masks)
+    images = SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    return SamModel(config).eval(), SamProcessor(images)

@@ -23,7 +23,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixel counts of one image, or, with a leading axis, of many. Entry 0 of K + 1 labels is the background.
+    """Pixel counts of one image, or, with a leading axis, of several sums. Entry 0 of K + 1 labels is the background.
 
     won, right: int64 [..., K + 1, 100], pixels that a class wins with a score in [b/100, (b+1)/100), all and rightly
         (row 0: all pixels without class, and those of them that are background).
@@ -66,9 +66,34 @@ def count(heatmaps: Heatmaps, labels: Sequence[int], label_map: np.ndarray, n_la
     return Counts(won, right, np.bincount(truth, minlength=n_labels + 1), background)
 
 
-def stack(counts: Sequence[Counts]) -> Counts:
-    """The counts of many images with a leading image axis."""
-    return Counts(*(np.stack([getattr(c, name) for c in counts]) for name in ("won", "right", "true", "background")))
+@dataclass(frozen=True)
+class Stack:
+    """The counts of many images, L lines of the labels that occur in each: a data set has many labels, a picture few.
+
+    n_images, n_labels: how many there are, background aside. image, label: int64 [L], sorted.
+    won, right: uint32 [L, 100], as in `Counts`, but that "right" of label 0 holds the background. true: int64 [L].
+    """
+
+    n_images: int
+    n_labels: int
+    image: np.ndarray
+    label: np.ndarray
+    won: np.ndarray
+    right: np.ndarray
+    true: np.ndarray
+
+
+def stack(counts: Sequence[Counts]) -> Stack:
+    """The counts of many images, in their order."""
+    lines = [(k, label) for k, one in enumerate(counts) for label in np.flatnonzero(one.won.any(axis=1) + one.true)]
+    image, label = np.array(lines).reshape(-1, 2).T
+    right = [one.right.copy() for one in counts]
+    for one, own in zip(counts, right, strict=True):
+        own[0] = one.background
+    won = np.stack([counts[k].won[label] for k, label in lines]).astype(np.uint32)
+    true = np.array([counts[k].true[label] for k, label in lines])
+    right = np.stack([right[k][label] for k, label in lines]).astype(np.uint32)
+    return Stack(len(counts), len(counts[0].true) - 1, image, label, won, right, true)
 
 
 def confusion(counts: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,9 +128,19 @@ class Sums:
         return Sums(*(np.take_along_axis(part, place, axis=2) for part in (self.predicted, self.right)), self.true)
 
 
-def pool(counts: Counts, weights: np.ndarray) -> Sums:
+def pool(counts: Stack, weights: np.ndarray) -> Sums:
     """Sums over images, each as often as `weights` [R, n_images] say."""
-    predicted, right, true = (np.tensordot(weights, part.astype(np.float64), axes=1) for part in confusion(counts))
+    shape = (len(weights), counts.n_labels + 1)
+    won, right, true = np.zeros((*shape, BINS)), np.zeros((*shape, BINS)), np.zeros(shape)
+    for label in np.unique(counts.label):
+        lines = counts.label == label
+        often = weights[:, counts.image[lines]].astype(np.float64)
+        won[:, label], right[:, label], true[:, label] = (
+            often @ part[lines] for part in (counts.won, counts.right, counts.true)
+        )
+    background = right[:, 0].copy()
+    right[:, 0] = 0
+    predicted, right, true = confusion(Counts(won, right, true, background))
     return Sums(predicted, right, true[..., None])
 
 
@@ -150,15 +185,15 @@ METRICS = {
 """By name; the paper's mIoU counts the background."""
 
 
-Policy = Callable[[Metric, Counts, np.ndarray], np.ndarray]
+Policy = Callable[[Metric, Stack, np.ndarray], np.ndarray]
 
 
-def oracle(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+def oracle(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
     """The metric [R] at the threshold that is best on each resample itself, as the paper reports it."""
     return metric(pool(counts, weights)).max(axis=1)
 
 
-def at_best_miou(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+def at_best_miou(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
     """The metric [R] at the threshold where each resample's mIoU is best: one mask for all metrics of a table."""
     sums = pool(counts, weights)
     return metric(sums.at(METRICS["miou"](sums).argmax(axis=1)))[:, 0]
@@ -175,7 +210,7 @@ def fixed(percent: int) -> Policy:
     return lambda metric, counts, weights: metric(pool(counts, weights))[:, percent - 1]
 
 
-def cross_validated(metric: Metric, counts: Counts, weights: np.ndarray, folds: int = 4) -> np.ndarray:
+def cross_validated(metric: Metric, counts: Stack, weights: np.ndarray, folds: int = 4) -> np.ndarray:
     """The metric [R] when each fold's threshold is the one that is best on the other folds; every fourth image a fold.
 
     Raises:
@@ -192,7 +227,7 @@ def cross_validated(metric: Metric, counts: Counts, weights: np.ndarray, folds: 
     return metric(functools.reduce(Sums.__add__, chosen))[:, 0]
 
 
-def bisection(metric: Metric, counts: Counts, weights: np.ndarray) -> np.ndarray:
+def bisection(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
     """The metric [R] where the released code's search ends: it halves 1..99 % by the sign of the slope.
 
     That is the best threshold only if the curve has a single peak. Source: `evaluate_segmentation.py:297-324`.
@@ -216,30 +251,30 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def everything(counts: Counts) -> np.ndarray:
+def everything(counts: Stack) -> np.ndarray:
     """The weights [1, n_images] that take each image once."""
-    return np.ones((1, len(counts.true)))
+    return np.ones((1, counts.n_images))
 
 
-def miou_by_threshold(counts: Counts) -> np.ndarray:
+def miou_by_threshold(counts: Stack) -> np.ndarray:
     """mIoU in percent [99] of a stack of images, at thresholds of 1 to 99 percent."""
     return METRICS["miou"](pool(counts, everything(counts)))[0]
 
 
-def pairs(counts: Counts, percent: int) -> pd.DataFrame:
+def pairs(counts: Stack, percent: int) -> pd.DataFrame:
     """IoU at one threshold of each (image, label) of the truth, background aside.
 
     Columns: index (of the image), label, area (share of the image), iou (percent).
     """
-    predicted, right, true = confusion(counts)
-    image, label = np.nonzero(true[:, 1:])
-    label = label + 1
-    hit, claimed, area = right[image, label, percent - 1], predicted[image, label, percent - 1], true[image, label]
-    shares = {"area": area / true.sum(axis=1)[image], "iou": 100 * hit / (claimed + area - hit)}
+    things = (counts.label > 0) & (counts.true > 0)
+    image, label, area = counts.image[things], counts.label[things], counts.true[things]
+    claimed, hit = (part[things, percent:].sum(axis=1, dtype=np.int64) for part in (counts.won, counts.right))
+    whole = np.bincount(counts.image, counts.true)[image]
+    shares = {"area": area / whole, "iou": 100 * hit / (claimed + area - hit)}
     return pd.DataFrame({"index": image, "label": label} | shares)
 
 
-def by_area(counts: Counts, percent: int, groups: int = 10) -> pd.DataFrame:
+def by_area(counts: Stack, percent: int, groups: int = 10) -> pd.DataFrame:
     """IoU at one threshold against size: (image, label) pairs in equal groups by their true area.
 
     Columns: group, area (mean share of the image), iou (mean of the pairs, percent), n.

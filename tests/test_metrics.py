@@ -14,7 +14,6 @@ from elbo_core.metrics import (
     bisection,
     bootstrap_weights,
     by_area,
-    confusion,
     count,
     cross_validated,
     everything,
@@ -61,7 +60,8 @@ def predictions(images, percent: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("percent", range(1, 100, 7))
 def test_counts_equal_the_confusion_matrix(images, counts, percent):
     matrix = confusion_matrix(*predictions(images, percent), labels=range(LABELS + 1))
-    predicted, right, true = (part.sum(axis=0) for part in confusion(counts))
+    sums = pool(counts, everything(counts))
+    predicted, right, true = sums.predicted[0], sums.right[0], sums.true[0, :, 0]
     assert np.array_equal(predicted[:, percent - 1], matrix.sum(axis=0))
     assert np.array_equal(right[:, percent - 1], matrix.diagonal())
     assert np.array_equal(true, matrix.sum(axis=1))

@@ -32,7 +32,7 @@ from elbo_core.denoiser import Denoiser
 from elbo_core.errors import StoreError
 from elbo_core.experiments.rows import TABLES, Row, plan_of, rows_of
 from elbo_core.experiments.store import RUNS, RunKey, RunStore, to_counts, to_records
-from elbo_core.metrics import Counts, count
+from elbo_core.metrics import Stack, count
 from elbo_core.models import load
 from elbo_core.observe import Observation, Plan, observe
 from elbo_core.scene import Scene
@@ -53,7 +53,7 @@ class Evaluation:
         pixels), visible, and the alignment score of every row in a column of its name.
     """
 
-    counts: dict[str, Counts]
+    counts: dict[str, Stack]
     scores: pd.DataFrame
 
 

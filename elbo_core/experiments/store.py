@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from elbo_core.errors import StoreError
 from elbo_core.experiments.rows import Row
-from elbo_core.metrics import BINS, Counts
+from elbo_core.metrics import BINS, Counts, Stack
 from elbo_core.observe import Plan
 from elbo_core.paths import DATA
 
@@ -148,22 +148,16 @@ def _check_schema(marker: Path) -> None:
         )
 
 
-def to_counts(frame: pd.DataFrame, n_labels: int) -> dict[str, Counts]:
+def to_counts(frame: pd.DataFrame, n_labels: int) -> dict[str, Stack]:
     """The pixel counts of each row in `frame` (see `RunStore.read`), stacked over images in their order."""
     return {name: _stack(part, n_labels) for name, part in frame.groupby("row", sort=False)}
 
 
-def _stack(part: pd.DataFrame, n_labels: int) -> Counts:
+def _stack(part: pd.DataFrame, n_labels: int) -> Stack:
+    part = part.sort_values(["index", "label"])
     image = part["index"].rank(method="dense").astype(int).to_numpy() - 1
-    label = part.label.to_numpy()
-    shape = (image.max() + 1, n_labels + 1)
-    won, right = np.zeros((*shape, BINS), np.int64), np.zeros((*shape, BINS), np.int64)
-    true = np.zeros(shape, np.int64)
-    won[image, label], right[image, label] = np.stack(part.won), np.stack(part.right)
-    true[image, label] = part.area
-    background = right[:, 0].copy()
-    right[:, 0] = 0
-    return Counts(won, right, true, background)
+    won, right = (np.stack(part[name]).astype(np.uint32) for name in ("won", "right"))
+    return Stack(int(image.max()) + 1, n_labels, image, part.label.to_numpy(), won, right, part.area.to_numpy())
 
 
 def to_records(

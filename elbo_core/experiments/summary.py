@@ -15,7 +15,7 @@ from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.rows import READINGS, reading
 from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.tables import beside_paper, tidy
-from elbo_core.metrics import METRICS, POLICIES, Counts, Estimate, bootstrap_weights, everything, interval
+from elbo_core.metrics import METRICS, POLICIES, Estimate, Stack, bootstrap_weights, everything, interval
 from elbo_core.models import paper_name
 
 
@@ -61,14 +61,14 @@ class Measured:
         return Measured(max(candidate.value for candidate in candidates), samples)
 
 
-def measure(counts: Counts, weights: np.ndarray, metric: str = "miou", policy: str = "oracle") -> Measured:
+def measure(counts: Stack, weights: np.ndarray, metric: str = "miou", policy: str = "oracle") -> Measured:
     """A metric under a threshold policy on all images of `counts` and on the resamples `weights` [R, n_images]."""
     score = functools.partial(POLICIES[policy], METRICS[metric])
     return Measured(score(counts, everything(counts))[0], score(counts, weights))
 
 
 def summarise(
-    counts: Mapping[str, Counts], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle",
+    counts: Mapping[str, Stack], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle",
     best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """A metric of each row under a threshold policy, and its gain over its "off" row on the same resampled images.
@@ -76,7 +76,7 @@ def summarise(
     best_of: further rows, each the best of the named ones (`Measured.best`).
     Columns: row, metric (its name, and with "_gain" behind), ours, low, high, n_images.
     """
-    n_images = len(next(iter(counts.values())).true)
+    n_images = next(iter(counts.values())).n_images
     weights = bootstrap_weights(n_images, resamples, seed)
     rows = {name: measure(c, weights, metric, policy) for name, c in counts.items()}
     rows |= {name: Measured.best([rows[one] for one in candidates]) for name, candidates in best_of.items()}

@@ -14,25 +14,30 @@ from elbo_core.experiments.rows import rows_of
 from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.summary import Measured
 from elbo_core.experiments.tables import DATASET_ORDER, paper_number
-from elbo_core.metrics import BINS, Counts, Estimate
+from elbo_core.metrics import BINS, Counts, Estimate, Stack, stack
 
 IMAGES = 12
 PROFILE = Profile("test", IMAGES, 200)
 SETS = PROFILE.datasets
 
 
-def counts_of(hits: np.ndarray) -> Counts:
-    """Images [N] of 10 background and 10 object pixels, of which `hits` [N, labels] are found and no pixel is wrong."""
+def counts_of(hits: np.ndarray, unseen: int = 0) -> Stack:
+    """Images [N] of 10 background and 10 object pixels, of which `hits` [N, labels] are found and no pixel is wrong.
+
+    In the first `unseen` images label 2 does not occur.
+    """
     n, labels = hits.shape
     won = np.zeros((n, labels + 1, BINS), np.int64)
     won[:, 1:, -1] = hits
     won[:, 1, 0] += 10 * (1 + labels) - hits.sum(axis=1)  # the rest, at a score that no threshold lets through
     true = np.full((n, labels + 1), 10)
+    true[:unseen, 2:] = 0
+    true[:unseen, 0] += 10
     background = np.zeros((n, BINS), np.int64)
-    background[:, 0] = 10
+    background[:, 0] = true[:, 0]
     right = np.zeros_like(won)
     right[:, 1:, -1] = hits
-    return Counts(won, right, true, background)
+    return stack([Counts(*image) for image in zip(won, right, true, background, strict=True)])
 
 
 def evaluation(**rows: int) -> Evaluation:
@@ -82,10 +87,7 @@ def test_the_papers_number_is_made_in_the_same_way():
 def test_groups_compare_pairs_with_more_and_less(quantity):
     """Six images with one object, found, and six with two, one of which is missed."""
     hits = np.array([[9, 0]] * 6 + [[9, 3]] * 6)
-    counts = counts_of(hits)
-    counts.true[:6, 2] = 0
-    counts.true[:6, 0] += 10
-    counts.background[:6, 0] += 10
+    counts = counts_of(hits, unseen=6)
     lines = [(i, label, hits[i, label - 1]) for i in range(IMAGES) for label in ((1,) if i < 6 else (1, 2))]
     scores = pd.DataFrame(lines, columns=["index", "label", "area"]).assign(visible=lambda s: s.area / 10)
     scores["frequency"] = scores.area

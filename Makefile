@@ -7,9 +7,14 @@ SHELL := bash
 PROFILE ?= toy
 MODEL ?= toy-sd15
 PYTHON3 ?= python3
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-TABLES := $(sort $(wildcard notebooks/[1-9]*.ipynb))
+PROBE ?= 2
+export ELBO_IMAGES := $(IMAGES)
 CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
+# The notebooks that the plan found possible; those from 10 on make tables.
+PLANNED := $(basename $(notdir $(sort $(wildcard build/$(PROFILE)/parameters/*.yaml))))
+EXECUTED := $(PLANNED:%=build/$(PROFILE)/%.ipynb)
+TABLES := $(filter-out build/$(PROFILE)/0%,$(EXECUTED))
+PLAN = "$(PYTHON)" -m elbo_core.experiments.plan "$(PROFILE)"
 
 # The active conda environment, if there is one; else .venv, made on first use from PYTHON3 (3.11 or later).
 ifdef CONDA_PREFIX
@@ -24,11 +29,12 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env tables notebooks test lab models data bench clean
+.PHONY: help env tables plan executed notebooks test lab models data bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "Options: PROFILE=smoke|toy (now $(PROFILE)), MODEL (now $(MODEL)), PYTHON3=a Python for .venv"
+	@echo "Options: PROFILE=smoke|toy|paper (now $(PROFILE)), IMAGES=so many of each set, MODEL (now $(MODEL)),"
+	@echo "PYTHON3=a Python for .venv"
 
 env: $(ENV) ## build the environment (.venv, or the active conda one)
 
@@ -44,23 +50,31 @@ build/conda.installed: requirements.lock pyproject.toml
 	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-tables: figures/$(PROFILE)/provenance.json ## regenerate figures/<profile>: tables, figures, claims
+tables: | $(ENV) ## regenerate figures/<profile>: tables, figures, claims
+	$(PLAN) --write "build/$(PROFILE)/parameters"
+	$(MAKE) --no-print-directory "figures/$(PROFILE)/provenance.json"
 
-figures/$(PROFILE)/provenance.json: $(TABLES:notebooks/%.ipynb=build/$(PROFILE)/%.ipynb)
+plan: | $(ENV) ## a dry run: what is there, what is missing, and the cost, measured on two images a set
+	$(PLAN) --probe "$(PROBE)"
+
+figures/$(PROFILE)/provenance.json: $(TABLES)
 	mkdir -p "$(@D)"
 	"$(PYTHON)" -m elbo_core.experiments.provenance $(PROFILE) "build/$(PROFILE)" "$@"
 
 # papermill writes to a .partial file: a notebook that fails never looks up to date.
-build/$(PROFILE)/%.ipynb: notebooks/%.ipynb $(CODE) | $(ENV)
+build/$(PROFILE)/%.ipynb: notebooks/%.ipynb build/$(PROFILE)/parameters/%.yaml data/profiles/$(PROFILE).yaml $(CODE) | $(ENV)
 	mkdir -p "$(@D)"
 	"$(PYTHON)" -m papermill --cwd notebooks --kernel python3 --log-output --no-progress-bar --start-timeout 180 \
-		-r profile $(PROFILE) "$<" "$(@:.ipynb=.partial.ipynb)"
+		-f "build/$(PROFILE)/parameters/$*.yaml" "$<" "$(@:.ipynb=.partial.ipynb)"
 	"$(PYTHON)" -m nbconvert --to html --log-level WARN --output "$(basename $(@F))" "$(@:.ipynb=.partial.ipynb)"
 	mv "$(@:.ipynb=.partial.ipynb)" "$@"
 
-notebooks: ## run all notebooks as `toy` and refresh their committed outputs
-	$(MAKE) PROFILE=toy $(NOTEBOOKS:notebooks/%.ipynb=build/toy/%.ipynb)
-	"$(PYTHON)" -m elbo_core.experiments.notebooks $(NOTEBOOKS:notebooks/%.ipynb=build/toy/%.ipynb)
+executed: $(EXECUTED)
+
+notebooks: | $(ENV) ## run all notebooks as `toy` and refresh their committed outputs
+	$(MAKE) PROFILE=toy tables
+	$(MAKE) PROFILE=toy executed
+	"$(PYTHON)" -m elbo_core.experiments.notebooks build/toy/[0-9]*.ipynb
 
 test: | $(ENV) ## pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff format --check .

@@ -93,6 +93,19 @@ def load(model: str | os.PathLike, device: str | None = None, dtype: torch.dtype
     return wrap(pipeline.to(device), str(model))
 
 
+def check(model: str | os.PathLike) -> None:
+    """Whether a model's index can be read and names a supported pipeline; its weights are not read.
+
+    Raises:
+        FileNotFoundError, ModelAccessError, UnsupportedModelError: as `load`.
+    """
+    place, revision = locate(model)
+    try:
+        _options(place, revision, str(model))
+    except (OSError, HfHubHTTPError) as error:
+        raise ModelAccessError(_next_step(model, place, error)) from error
+
+
 def _options(place: str, revision: str | None, name: str) -> dict:
     """What to leave out, known from the pipeline's index, before gigabytes are read for an unsupported one."""
     family = DiffusionPipeline.load_config(place, revision=revision)["_class_name"]

@@ -1,6 +1,7 @@
 import pytest
 
 from elbo_core.captions import Caption, check_classes, find_classes, list_captions, split, token_columns
+from elbo_core.datasets.names import class_names
 from elbo_core.toy.text import build_tokenizer
 
 
@@ -35,6 +36,18 @@ def test_every_class_finds_its_own_tokens(tokenizer, fits):
     assert {name: decoded(caption, tokenizer, name) for name in names} == {name: name for name in names}
     columns = [set(c) for c in token_columns(caption, tokenizer).values()]
     assert sum(map(len, columns)) == len(set().union(*columns)), "no column belongs to two classes"
+
+
+@pytest.mark.parametrize("style", ["prompted", "own"])
+@pytest.mark.parametrize("name", ["voc", "context", "coco", "ade20k", "aep"])
+def test_every_class_of_the_real_sets_finds_its_own_tokens(name, style, tokenizer, fits):
+    names = class_names(name, style)
+    captions = list_captions(names, fits)
+    found = {one: decoded(caption, tokenizer, one) for caption in captions for one in caption.classes}
+    assert {one: text.replace(" ", "") for one, text in found.items()} == {one: one.replace(" ", "") for one in names}
+    for caption in captions:
+        columns = list(token_columns(caption, tokenizer).values())
+        assert sum(map(len, columns)) == len(set().union(*columns))
 
 
 def test_a_name_inside_another_is_not_found_there(tokenizer):

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from elbo_core.datasets.coco import INSTANCES, instance_dataset
 from elbo_core.datasets.dataset import Dataset
 from elbo_core.datasets.folders import LAYOUTS, VARIANTS, folder_dataset
 from elbo_core.datasets.toy import TOY_SETS, toy_dataset
+from elbo_core.errors import DatasetError
 
-__all__ = ["Dataset", "mirrored", "open_dataset"]
+__all__ = ["Dataset", "is_there", "mirrored", "open_dataset"]
 
 
-def open_dataset(name: str, split: str = "test", count: int = 48, names: str = "prompted") -> Dataset:
-    """The first `count` scenes of a data set of the embedded world, or of a real one on disk.
+def open_dataset(
+    name: str, split: str = "test", count: int | None = 48, candidates: Sequence[str] | None = None
+) -> Dataset:
+    """The first `count` scenes of a data set of the embedded world, or of a real one on disk (None: all).
 
-    The paper's sets have one split that we measure on: "test" stands for its "val". names: how their classes are
-    called (`class_names`).
+    The paper's sets have one split that we measure on: "test" stands for its "val". "voc:own" is VOC with its own class
+    names in the prompts instead of the released code's (`class_names`). candidates: as in `folder_dataset`.
 
     Raises:
-        ValueError: unknown data set, split or naming.
+        ValueError: unknown data set, split, naming or candidate.
         DatasetError: a real set that is missing or incomplete.
     """
     if name in TOY_SETS:
+        if candidates is not None:
+            raise ValueError(f"{name} looks for the classes of its label maps; candidates are for the real sets")
         return toy_dataset(name, split, count)
     split = "val" if split == "test" else split
-    if name == INSTANCES:
-        return instance_dataset(split, count, names=names)
-    if name in LAYOUTS | VARIANTS:
-        return folder_dataset(name, split, count, names=names)
+    plain, _, names = name.partition(":")
+    if plain == INSTANCES:
+        return instance_dataset(split, count, names=names or "prompted", candidates=candidates)
+    if plain in LAYOUTS | VARIANTS:
+        return folder_dataset(plain, split, count, names=names or "prompted", candidates=candidates)
     raise ValueError(f"unknown data set {name!r}; known: {', '.join([*TOY_SETS, *LAYOUTS, *VARIANTS, INSTANCES])}")
 
 
@@ -34,4 +42,14 @@ def mirrored(name: str) -> str:
     """The paper's data set that a set is or mirrors, by its short name in `reported.yaml`."""
     if name in TOY_SETS:
         return TOY_SETS[name].mirrors
-    return {INSTANCES: "coco", "voc-plain": "voc", "context-mat": "context"}.get(name, name)
+    plain = name.partition(":")[0]
+    return {INSTANCES: "coco", "voc-plain": "voc", "context-mat": "context"}.get(plain, plain)
+
+
+def is_there(name: str) -> bool:
+    """Whether a set is on this machine, as far as its lists and the first picture's files tell."""
+    try:
+        open_dataset(name, count=1)
+    except DatasetError:
+        return False
+    return True

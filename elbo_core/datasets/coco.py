@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from elbo_core.datasets.dataset import Dataset
-from elbo_core.datasets.folders import LAYOUTS, default_root, labelled_scene
+from elbo_core.datasets.folders import LAYOUTS, check_candidates, default_root, labelled_scene
 from elbo_core.datasets.names import class_names
 from elbo_core.errors import DatasetError
 from elbo_core.images import read_image
@@ -29,15 +30,16 @@ COCO_2017 = replace(
 
 
 def instance_dataset(
-    split: str = "val", count: int | None = None, root: Path | None = None, names: str = "prompted"
-) -> Dataset:
+    split: str = "val", count: int | None = None, root: Path | None = None, names: str = "prompted",
+    candidates: Sequence[str] | None = None,
+) -> Dataset:  # fmt: skip
     """The first `count` pictures of COCO 2017, in the order of their ids; labels 1 to 80 are its categories by id.
 
     Where instances overlap, the smaller one is on top; crowd regions count as their class. A picture without any
-    instance is background alone, and has no candidates.
+    instance is background alone, and has no candidates unless they are given (as in `folder_dataset`).
 
     Raises:
-        ValueError: unknown naming.
+        ValueError: unknown naming or candidate.
         DatasetError: the annotations or a picture are missing, or an instance has an unknown category.
     """
     root = root or default_root()
@@ -58,9 +60,11 @@ def instance_dataset(
 
     def read(index: int):
         label_map = _label_map(coco, ids[index], label_of, annotations)
-        return labelled_scene(read_image(paths[index]), label_map, classes, paths[index].stem, annotations)
+        return labelled_scene(read_image(paths[index]), label_map, classes, paths[index].stem, annotations, candidates)
 
-    content = hashlib.sha256(repr((ids, classes, annotations.stat().st_size)).encode()).hexdigest()[:16]
+    check_candidates(candidates, classes)
+    facts = (ids, classes, annotations.stat().st_size, None if candidates is None else sorted(candidates))
+    content = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return Dataset(INSTANCES, split, classes, len(ids), content, read)
 
 

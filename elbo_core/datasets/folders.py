@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from elbo_core.captions import Caption
+from elbo_core.captions import Caption, check_classes
 from elbo_core.datasets import aep, context
 from elbo_core.datasets.dataset import Dataset
 from elbo_core.datasets.names import class_names
@@ -136,12 +136,15 @@ def default_root() -> Path:
 
 
 def folder_dataset(
-    name: str, split: str = "val", count: int | None = None, root: Path | None = None, names: str = "prompted"
-) -> Dataset:
-    """The first `count` pictures of a data set on disk, all by default. Candidates are the classes of the label map.
+    name: str, split: str = "val", count: int | None = None, root: Path | None = None, names: str = "prompted",
+    candidates: Sequence[str] | None = None,
+) -> Dataset:  # fmt: skip
+    """The first `count` pictures of a data set on disk, all by default.
+
+    candidates: the classes that are looked for in every picture; by default, as in the paper, those of its label map.
 
     Raises:
-        ValueError: unknown set, split or naming.
+        ValueError: unknown set, split, naming or candidate.
         DatasetError: a folder, the split's list or a listed file is missing, or an id is listed twice.
     """
     known = LAYOUTS | VARIANTS
@@ -160,10 +163,11 @@ def folder_dataset(
     def read(index: int) -> Scene:
         picture, mask = paths[index]
         labels = _checked(layout.read(mask), mask, classes)
-        scene = labelled_scene(read_image(picture), labels, classes, ids[index], mask)
+        scene = labelled_scene(read_image(picture), labels, classes, ids[index], mask, candidates)
         return aep.describe(scene, phrases) if phrases else scene
 
-    return Dataset(name, split, classes, len(ids), _content(ids, classes, paths, phrases), read)
+    check_candidates(candidates, classes)
+    return Dataset(name, split, classes, len(ids), _content(ids, classes, paths, phrases, candidates), read)
 
 
 def _ids(name: str, layout: Layout, split: str, root: Path) -> list[str]:
@@ -216,23 +220,38 @@ def _checked(labels: np.ndarray, path: Path, classes: Sequence[str]) -> np.ndarr
 
 def labelled_scene(
     image: Tensor, label_map: np.ndarray, classes: Sequence[str], scene_id: str, source: Path | str,
-    caption: Caption | None = None,
+    candidates: Sequence[str] | None = None, caption: Caption | None = None,
 ) -> Scene:  # fmt: skip
-    """A scene whose candidates are the classes of its label map; there may be none.
+    """A scene with the given candidates, or with the classes of its label map; there may be none.
 
     Raises:
         DatasetError: picture and label map differ in size.
     """
     if image.shape[1:] != label_map.shape:
         raise DatasetError(f"{source} is {label_map.shape}, but its picture is {tuple(image.shape[1:])} high and wide")
-    labels = tuple(int(label) for label in np.unique(label_map) if label not in (0, IGNORED))
+    present = (int(label) for label in np.unique(label_map) if label not in (0, IGNORED))
+    labels = tuple(present if candidates is None else sorted(classes.index(name) + 1 for name in candidates))
     return Scene(image, tuple(classes[k - 1] for k in labels), scene_id, caption, label_map, labels)
 
 
+def check_candidates(candidates: Sequence[str] | None, classes: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: a candidate is no class of the set, or there is none.
+    """
+    unknown = set(candidates or ()) - set(classes)
+    if unknown:
+        raise ValueError(f"unknown candidate {min(unknown)!r}; the classes are {', '.join(classes)}")
+    if candidates is not None:
+        check_classes(candidates)
+
+
 def _content(
-    ids: Sequence[str], classes: Sequence[str], paths: Sequence[tuple[Path, Path]], phrases: Path | None
-) -> str:
-    """A hash of the list, the class names, the phrases and the sizes of all files."""
+    ids: Sequence[str], classes: Sequence[str], paths: Sequence[tuple[Path, Path]], phrases: Path | None,
+    candidates: Sequence[str] | None,
+) -> str:  # fmt: skip
+    """A hash of the list, the class names, the phrases, the candidates and the sizes of all files."""
     sizes = [path.stat().st_size for pair in paths for path in pair]
-    facts = [list(ids), tuple(classes), sizes, phrases.read_bytes() if phrases else None]
+    asked = None if candidates is None else sorted(candidates)
+    facts = [list(ids), tuple(classes), sizes, phrases.read_bytes() if phrases else None, asked]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -37,7 +37,7 @@ class Claim:
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
         pairs with more of a quantity over those with less, calibration off.
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: see
-        `verdict`, `more` by default; `dataset`: one set instead of the four; `models: every`: the least of all models.
+        `verdict`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """
 
     id: str
@@ -72,6 +72,7 @@ def _least(effects: Sequence[Measured]) -> Measured:
     return Measured(min(effect.value for effect in effects), np.min([effect.samples for effect in effects], axis=0))
 
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 ACROSS: dict[str, Callable[[Sequence[Measured]], Measured]] = {
     "mean": _mean,
     "every set": _least,
@@ -82,11 +83,13 @@ that on VOC."""
 
 
 def verdict(found: Estimate, expect: str) -> str:
-    """holds, does not hold or undecided, from the 95 % interval alone.
+    """holds, does not hold or undecided, from the 95 % interval alone; not tested, if there is none.
 
     more: holds above zero, does not hold at or below. not less: holds above -1 point, does not hold below. same:
     holds within 1 point of zero, does not hold outside.
     """
+    if math.isnan(found.value):
+        return "not tested"
     holds, fails = {
         "more": (found.low > 0, found.high <= 0),
         "not less": (found.low > -SAME, found.high < -SAME),
@@ -109,30 +112,39 @@ class Ledger:
     reading: str = ""
 
     def effect(self, claim: Claim) -> Estimate:
-        """The claim's number on our sets; NaN where we have no test for it.
+        """The claim's number on our sets; NaN where we have no test for it, or lack a set or a quantity that it needs.
 
         Raises:
             ValueError: the sets are not those of the paper's tables, in their order.
         """
-        if not claim.test:
-            return Estimate(math.nan, math.nan, math.nan)
-        measured = self._rows if "rows" in claim.test else self._groups
-        return self._together(claim, measured).estimate
+        names, models = self._sets(claim), self._models(claim)
+        if not claim.test or not names or any(set(names) - set(self.evaluations[model]) for model in models):
+            return UNKNOWN
+        if "rows" in claim.test:
+            return _together(claim, self._rows, models, names).estimate
+        known = all(self._known(model, name, claim.test).shape[0] for model in models for name in names)
+        return _together(claim, self._groups, models, names).estimate if known else UNKNOWN
 
     def paper(self, claim: Claim) -> float:
         """The same number from the paper's table, or NaN where it has none."""
         if "table" not in claim.test:
             return math.nan
-        return self._together(claim, self._paper).value
+        names = ("aep",) if "attributes" in claim.test else DATASET_ORDER
+        return _together(claim, self._paper, self._models(claim), names).value
 
-    def _together(self, claim: Claim, measured: Callable[[str, str, Mapping], Measured]) -> Measured:
-        """One number from those on every data set and model that the claim is about."""
-        names = [claim.test["dataset"]] if "dataset" in claim.test else self.profile.datasets
-        if len(names) > 1 and tuple(map(mirrored, names)) != DATASET_ORDER:
-            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(names)}")
-        models = list(self.evaluations) if claim.test.get("models") == "every" else [self.model]
-        across = ACROSS[claim.test.get("across", "mean")]
-        return _least([across([measured(model, name, claim.test) for name in names]) for model in models])
+    def _models(self, claim: Claim) -> list[str]:
+        return list(self.evaluations) if claim.test.get("models") == "every" else [self.model]
+
+    def _sets(self, claim: Claim) -> Sequence[str]:
+        """The data sets that a claim is about; none if one of the four is not there."""
+        if "attributes" in claim.test:
+            return [self.profile.attributes]
+        order = tuple(map(mirrored, self.profile.datasets))
+        if set(order) < set(DATASET_ORDER):
+            return []
+        if order != DATASET_ORDER:
+            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(self.profile.datasets)}")
+        return self.profile.datasets
 
     def _paper(self, model: str, name: str, test: Mapping) -> Measured:
         better, *others = test["rows"]
@@ -146,14 +158,15 @@ class Ledger:
 
     def _line(self, claim: Claim) -> list:
         found = self.effect(claim)
-        judged = verdict(found, claim.test.get("expect", "more")) if claim.test else "not tested"
+        judged = verdict(found, claim.test.get("expect", "more"))
         text = f"{claim.claim} ({claim.where})"
         return [claim.id + self.reading, text, self.paper(claim), found.value, found.low, found.high, judged]
 
     def _weights(self, name: str) -> np.ndarray:
         """Resamples of a set's images; other sets are drawn independently, other models on the same images."""
         position = list(self.evaluations[self.model]).index(name)
-        return bootstrap_weights(self.profile.images, self.profile.resamples, self.profile.seed + position)
+        images = self.evaluations[self.model][name].n_images
+        return bootstrap_weights(images, self.profile.resamples, self.profile.seed + position)
 
     def _rows(self, model: str, name: str, test: Mapping) -> Measured:
         counts, weights = self.evaluations[model][name].counts, self._weights(name)
@@ -161,15 +174,26 @@ class Ledger:
         return better - Measured.best(others)
 
     def _groups(self, model: str, name: str, test: Mapping) -> Measured:
+        known, weights = self._known(model, name, test), self._weights(name)
+        more = _upper_half(known[test["groups"]])
+        return _weighted_mean(known[more], weights) - _weighted_mean(known[~more], weights)
+
+    def _known(self, model: str, name: str, test: Mapping) -> pd.DataFrame:
+        """The (image, class) pairs of which the quantity is known, with their IoU, calibration off."""
         evaluation = self.evaluations[model][name]
         counts = evaluation.counts["off" + self.reading]
         found = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
         known = found.merge(evaluation.scores, on=["index", "label"])
         known["fewness"] = -known.groupby("index").label.transform("size")
-        known = known.dropna(subset=test["groups"])
-        more = _upper_half(known[test["groups"]])
-        weights = self._weights(name)
-        return _weighted_mean(known[more], weights) - _weighted_mean(known[~more], weights)
+        return known.dropna(subset=test["groups"])
+
+
+def _together(
+    claim: Claim, measured: Callable[[str, str, Mapping], Measured], models: Sequence[str], names: Sequence[str]
+) -> Measured:
+    """One number from those on every model and data set that a claim is about."""
+    across = ACROSS[claim.test.get("across", "mean")]
+    return _least([across([measured(model, name, claim.test) for name in names]) for model in models])
 
 
 def _upper_half(quantity: pd.Series) -> pd.Series:

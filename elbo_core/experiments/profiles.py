@@ -1,35 +1,69 @@
-"""How much to compute: the same notebooks and code, another size."""
+"""How much to compute, and on what: the same notebooks and code, other sizes, models and data sets."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from elbo_core.datasets import is_there
+from elbo_core.paths import DATA
 
 
 @dataclass(frozen=True)
 class Profile:
-    """images: scenes per data set; resamples: of each bootstrap; seed: of noise and bootstrap.
+    """images: scenes per data set, None for all; resamples: of each bootstrap; seed: of noise and bootstrap.
 
-    datasets: those of the segmentation tables, in the paper's order.
+    datasets: those of the segmentation tables, in the paper's order. attributes: the set of Table IV.
+    split: of the scenes that are only looked at; looked_at: how many of each set.
+    notebooks: by name, those that belong to the profile, with the parameters that differ from their own.
     """
 
     name: str
-    images: int
+    images: int | None
     resamples: int
     seed: int = 4307
     datasets: tuple[str, ...] = ("toy-voc", "toy-context", "toy-coco", "toy-ade")
+    attributes: str = "toy-aep"
+    split: str = "dev"
+    looked_at: int = 2
+    notebooks: Mapping[str, Mapping] = field(default_factory=dict)
+
+    @property
+    def extent(self) -> str:
+        """For captions."""
+        return "all images" if self.images is None else f"{self.images} images a set"
 
 
-PROFILES = {profile.name: profile for profile in (Profile("smoke", 4, 50), Profile("toy", 48, 1000))}
+def read_profiles(folder: Path = DATA / "profiles") -> dict[str, Profile]:
+    """All profiles by name, the stem of their file."""
+    found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))}
+    return {
+        name: Profile(name, **content | {"datasets": tuple(content["datasets"])}) for name, content in found.items()
+    }
+
+
+PROFILES = read_profiles()
 
 
 def get_profile(name: str) -> Profile:
-    """The profile `name`; the environment variable ELBO_PROFILE, if set, wins (tests run every notebook as `smoke`).
+    """The profile `name`, with those of its data sets that are on this machine.
+
+    The environment variable ELBO_PROFILE, if set, wins over the name (tests run every notebook as `smoke`);
+    ELBO_IMAGES, if set, is the number of images a set.
 
     Raises:
-        ValueError: unknown profile.
+        ValueError: unknown profile, or a number of images below one.
     """
     name = os.environ.get("ELBO_PROFILE") or name
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
-    return PROFILES[name]
+    profile = PROFILES[name]
+    wanted = os.environ.get("ELBO_IMAGES") or profile.images
+    images = None if wanted is None else int(wanted)
+    if images is not None and images < 1:
+        raise ValueError(f"ELBO_IMAGES must be at least 1, got {images}")
+    return replace(profile, images=images, datasets=tuple(filter(is_there, profile.datasets)))

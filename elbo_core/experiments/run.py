@@ -56,6 +56,10 @@ class Evaluation:
     counts: dict[str, Stack]
     scores: pd.DataFrame
 
+    @property
+    def n_images(self) -> int:
+        return next(iter(self.counts.values())).n_images
+
 
 def evaluate(denoiser: Denoiser, dataset: Dataset, rows: Sequence[Row], root: Path = RUNS) -> Evaluation:
     """Measure what is missing in the run store, then read it.
@@ -71,20 +75,31 @@ def evaluate(denoiser: Denoiser, dataset: Dataset, rows: Sequence[Row], root: Pa
 
 
 def evaluate_all(
-    model: str, datasets: Sequence[str], table: str, images: int, split: str = "test", root: Path = RUNS
+    model: str, datasets: Sequence[str], table: str, images: int | None, split: str = "test", root: Path = RUNS
 ) -> dict[str, Evaluation]:
-    """`evaluate` the rows of a table on the first `images` images of several data sets.
+    """`evaluate` the rows of a table on the first `images` images of several data sets, None for all.
 
     On a CPU, much work is shared out among processes of one thread each, one per core: on two cores that is half as
     fast again as one process with two threads. What such a process leaves undone is done here.
     """
     denoiser, rows = load(model), rows_of(table)
     opened = {name: open_dataset(name, split, images) for name in datasets}
-    stores = [open_store(denoiser, dataset, plan_of(rows), root) for dataset in opened.values()]
-    missing = sum(bool(store.missing(index, rows)) for store in stores for index in range(images))
+    stores = [(open_store(denoiser, dataset, plan_of(rows), root), len(dataset)) for dataset in opened.values()]
+    missing = sum(bool(store.missing(index, rows)) for store, count in stores for index in range(count))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if denoiser.device.type == "cpu" and cores > 1 and missing >= WORTH_PROCESSES * cores:
-        options = ["--model", model, "--table", table, "--split", split, "--images", str(images), "--store", str(root)]
+        options = [
+            "--model",
+            model,
+            "--table",
+            table,
+            "--split",
+            split,
+            "--images",
+            str(images or "all"),
+            "--store",
+            str(root),
+        ]
         _run_shards(cores, [*options, "--device", "cpu", "--dataset", *datasets])
     return {name: evaluate(denoiser, dataset, rows, root) for name, dataset in opened.items()}
 
@@ -220,12 +235,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="toy-sd15")
     parser.add_argument("--dataset", nargs="+", required=True)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=_number, default=48, help='of each set, or "all"')
     parser.add_argument("--table", default="table_3", help=f"rows to measure: {', '.join(TABLES)}")
     parser.add_argument("--store", type=Path, default=RUNS)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--shard", type=_shard, help="I/N: every N-th image from the I-th, without accelerate")
     return parser.parse_args(arguments)
+
+
+def _number(text: str) -> int | None:
+    return None if text == "all" else int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

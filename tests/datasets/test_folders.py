@@ -66,6 +66,32 @@ def test_names_are_a_choice_and_part_of_the_content(root):
         folder_dataset("voc", root=root, names="short")
 
 
+@pytest.mark.parametrize("name", ["voc", INSTANCES])
+def test_candidates_can_be_given(name, root, monkeypatch):
+    monkeypatch.setenv("ELBO_DATA", str(build_instances(build(root, "voc"))))
+    asked = ["dog", "cat"]
+    dataset = open_dataset(name, candidates=asked)
+    for scene in dataset:
+        assert set(scene.classes) == set(asked)
+        assert scene.classes == tuple(dataset.classes[label - 1] for label in scene.labels)
+    assert dataset.content not in {open_dataset(name).content, open_dataset(name, candidates=["cat"]).content}
+    assert dataset.content == open_dataset(name, candidates=asked[::-1]).content
+    with pytest.raises(ValueError, match="unknown candidate 'wolf'; the classes are"):
+        open_dataset(name, candidates=["wolf"])
+    with pytest.raises(ValueError, match="no candidate classes"):
+        open_dataset(name, candidates=[])
+    with pytest.raises(ValueError, match="toy-voc looks for the classes of its label maps"):
+        open_dataset("toy-voc", candidates=asked)
+
+
+def test_the_naming_is_a_part_of_the_name(root, monkeypatch):
+    monkeypatch.setenv("ELBO_DATA", str(build(root, "voc")))
+    assert (open_dataset("voc").classes[0], open_dataset("voc:own").classes[0]) == ("plane", "aeroplane")
+    assert (open_dataset("voc:own").name, mirrored("voc:own")) == ("voc", "voc")
+    with pytest.raises(ValueError, match="unknown naming 'short'"):
+        open_dataset("voc:short")
+
+
 def test_a_subset_and_the_default_folder(root, monkeypatch):
     monkeypatch.setenv("ELBO_DATA", str(build(root, "context")))
     assert len(open_dataset("context", count=1)) == 1

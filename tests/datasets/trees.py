@@ -47,17 +47,18 @@ STRIPES = {
 """By set and picture, the numbers in the file."""
 
 
-def build(root: Path, name: str) -> Path:
-    """A whole miniature of a set below `root`; returns it."""
+def build(root: Path, name: str, repeats: int = 1) -> Path:
+    """A whole miniature of a set below `root`, its pictures `repeats` times; returns it."""
     layout = LAYOUTS[name]
-    for seed, (stem, values) in enumerate(STRIPES[name].items()):
+    stripes = {f"{stem}{'x' * k}": values for k in range(repeats) for stem, values in STRIPES[name].items()}
+    for seed, (stem, values) in enumerate(stripes.items()):
         picture(root / layout.images.format(id=stem), seed)
         label_map(root / layout.masks.format(id=stem), values, palette=name == "voc")
     for path in (layout.lists or {}).values():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text("".join(f"{stem}\n" for stem in reversed(STRIPES[name])))
+        (root / path).write_text("".join(f"{stem}\n" for stem in reversed(stripes)))
     if layout.phrases:
-        write_phrases(root / layout.phrases, {f"{stem}.png": described(STRIPES[name][stem]) for stem in STRIPES[name]})
+        write_phrases(root / layout.phrases, {f"{stem}.png": described(values) for stem, values in stripes.items()})
     return root
 
 

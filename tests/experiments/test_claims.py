@@ -139,9 +139,21 @@ def test_the_worst_of_all_models_decides_where_every_one_is_meant():
 def test_a_claim_can_be_about_one_other_set():
     sets = dict.fromkeys(SETS, evaluation(on=8, off=4)) | {"toy-aep": evaluation(on=5, phrases=7)}
     ledger = ledger_of(sets)
-    about = claim(rows=["phrases", "on"], dataset="toy-aep", table="table_4")
+    about = claim(rows=["phrases", "on"], attributes=True, table="table_4")
     assert ledger.effect(about).value > 0
     assert ledger.paper(about) == pytest.approx(60.58 - 60.11)
+
+
+def test_what_needs_an_absent_set_or_quantity_is_not_tested():
+    three = replace(PROFILE, datasets=SETS[:3])
+    ledger = Ledger({"toy-sd15": {name: evaluation(on=8, off=4) for name in SETS[:3]}}, three, "toy-sd15")
+    gains = claim(rows=["on", "off"], table="table_3")
+    assert verdict(ledger.effect(gains), "more") == "not tested"
+    assert ledger.paper(gains) == ledger_of({}).paper(gains)
+    assert np.isnan(ledger.effect(claim(rows=["phrases", "on"], attributes=True)).value)
+    scores = pd.DataFrame({"index": range(IMAGES), "label": 1, "visible": np.nan})
+    unseen = Evaluation({"off": counts_of(np.full((IMAGES, 1), 4))}, scores)
+    assert np.isnan(ledger_of(dict.fromkeys(SETS, unseen)).effect(claim(groups="visible")).value)
 
 
 def test_sets_in_another_order_are_refused():

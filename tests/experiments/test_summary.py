@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from test_metrics import LABELS, random_image
 
-from elbo_core.experiments.profiles import PROFILES, get_profile
+from elbo_core.experiments.profiles import PROFILES
 from elbo_core.experiments.run import Evaluation
 from elbo_core.experiments.summary import agreement, compare, summarise
 from elbo_core.metrics import METRICS, count, cross_validated, everything, miou_by_threshold, stack
@@ -78,12 +78,3 @@ def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
     assert [axis.get_ylabel() for axis in figure.axes] == ["toy-sd15", "", "toy-sd2", ""]
     shown = figure.axes[1].containers[0].lines[0].get_xdata()
     assert shown == pytest.approx([line.ours])
-
-
-def test_profiles(monkeypatch):
-    assert get_profile("toy").images == 48
-    monkeypatch.setenv("ELBO_PROFILE", "smoke")
-    assert get_profile("toy").name == "smoke"
-    monkeypatch.setenv("ELBO_PROFILE", "huge")
-    with pytest.raises(ValueError, match="known: smoke, toy"):
-        get_profile("toy")

@@ -1,0 +1,232 @@
+"""What `make tables` is going to do with the models and data sets that are on this machine.
+
+    python -m elbo_core.experiments.plan paper             what is there, what is missing and how to get it
+    python -m elbo_core.experiments.plan paper --probe 2   and what it will cost, measured on two images a set
+    python -m elbo_core.experiments.plan paper --write build/paper    one file of parameters per notebook
+
+A notebook gets those of its models that are there; without any, or without any data set, it is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import itertools
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from papermill import inspect_notebook
+from tabulate import tabulate
+
+from elbo_core.datasets import is_there, open_dataset
+from elbo_core.datasets.__main__ import advice
+from elbo_core.datasets.folders import default_root
+from elbo_core.datasets.toy import TOY_SETS
+from elbo_core.errors import ModelAccessError, UnsupportedModelError
+from elbo_core.experiments.profiles import PROFILES, Profile, get_profile
+from elbo_core.experiments.rows import evaluations, plan_of, rows_of
+from elbo_core.experiments.run import measure, open_store
+from elbo_core.models import check, load
+from elbo_core.paths import ROOT
+
+Parameters = dict[str, object]
+USES: dict[str, dict[str, tuple[str, ...]]] = {
+    "15_table_estimators": {"model": ("estimators",)},
+    "30_table3_models": {"models": ("table_3",)},
+    "40_table4_attributes": {"attributes": ("table_3", "phrases")},
+    "60_table6_timesteps": {"models": ("table_3",)},
+    "70_table7_strategies": {"model": ("ablations",)},
+    "75_figure7_gamma": {"model": ("ablations",)},
+    "80_table8_constant_score": {"models": ("table_3",)},
+    "90_table9_attention_timesteps": {"models": ()},  # its parameter says which rows
+    "95_text_vs_code": {"model": ("ablations", "text")},
+    "98_claims": {"model": ("ablations", "estimators"), "models": ("table_3",)},
+}
+"""By notebook, the rows (`rows.TABLES`) that it measures: with its `model`, with each of its `models`, and with each of
+those on the set of Table IV."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A table's rows on a data set with a model: what is measured at once and stored."""
+
+    model: str
+    dataset: str
+    table: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """images: of the set; evaluations: of the network, in all; seconds, stored: in all, from the probe; peak: bytes."""
+
+    images: int
+    evaluations: int
+    seconds: float
+    stored: float
+    peak: int
+
+
+def parameters(profile: Profile) -> dict[str, Parameters]:
+    """For each notebook that can run, all its parameters; the profile's datasets must be there (`get_profile`)."""
+    missing = missing_models(profile)
+    chosen = {name: _without(own, missing) for name, own in asked(profile).items()}
+    return {name: own for name, own in chosen.items() if own is not None and _has_data(name, profile)}
+
+
+@functools.cache
+def _defaults(notebook: str) -> Parameters:
+    """What the parameters cell of a notebook says."""
+    found = inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+
+
+def asked(profile: Profile) -> dict[str, Parameters]:
+    """For each notebook of a profile, its own parameters and what the profile changes of them."""
+    return {name: _defaults(name) | changed | {"profile": profile.name} for name, changed in profile.notebooks.items()}
+
+
+def _has_data(name: str, profile: Profile) -> bool:
+    uses = USES.get(name, {})
+    return is_there(profile.attributes) if "attributes" in uses else not uses or bool(profile.datasets)
+
+
+def _without(own: Parameters, missing: Mapping[str, str]) -> Parameters | None:
+    """A notebook's parameters less the models that are missing; None if its only ones are."""
+    if own.get("model") in missing:
+        return None
+    if "models" not in own:
+        return own
+    left = [name for name in own["models"] if name not in missing]
+    models = {name: own["models"][name] for name in left} if isinstance(own["models"], Mapping) else left
+    return own | {"models": models} if left else None
+
+
+def missing_models(profile: Profile) -> dict[str, str]:
+    """Why a model that the profile's notebooks name cannot be loaded, by model."""
+    reasons = {}
+    for model in models_of(profile):
+        try:
+            check(model)
+        except (ModelAccessError, UnsupportedModelError, FileNotFoundError) as error:
+            reasons[model] = str(error)
+    return reasons
+
+
+def models_of(profile: Profile) -> list[str]:
+    """All models that the profile's notebooks name, once each."""
+    named = [[own.get("model"), *own.get("models", [])] for own in asked(profile).values()]
+    return list(dict.fromkeys(name for names in named for name in names if name))
+
+
+def runs(profile: Profile) -> list[Run]:
+    """What the notebooks will measure, each once however many of them ask for it."""
+    found = []
+    for name, own in parameters(profile).items():
+        uses, models = USES.get(name, {}), own.get("models", [])
+        pairs = [(own["model"], table) for table in uses.get("model", ())]
+        pairs += models.items() if isinstance(models, Mapping) else itertools.product(models, uses.get("models", ()))
+        found += [Run(model, dataset, table) for model, table in pairs for dataset in profile.datasets]
+        described = itertools.product(models, uses.get("attributes", ()))
+        found += [Run(model, profile.attributes, table) for model, table in described]
+    return list(dict.fromkeys(found))
+
+
+def probe(run: Run, profile: Profile, images: int) -> Cost:
+    """What a run costs, from measuring its first `images` images in a store that is thrown away."""
+    denoiser, rows = load(run.model), rows_of(run.table)
+    dataset = open_dataset(run.dataset, "test", profile.images)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(denoiser, dataset, plan_of(rows), Path(folder))
+        some = range(min(images, len(dataset)))
+        started = time.perf_counter()
+        measure(denoiser, dataset, rows, store, some)
+        seconds = time.perf_counter() - started
+        stored = sum(path.stat().st_size for path in store.folder.glob("*.parquet"))
+    asks = sum(evaluations(rows, len(dataset.read(index).classes))[0] for index in some)
+    share = len(dataset) / len(some)
+    return Cost(len(dataset), round(asks * share), seconds * share, stored * share, _peak())
+
+
+def _peak() -> int:
+    """The most memory that this process has held, on the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write(profile: Profile, folder: Path) -> None:
+    """One `<notebook>.yaml` per notebook that can run; a file that would not change is left alone, others go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {f"{name}.yaml": _text(own, profile) for name, own in parameters(profile).items()}
+    for path in folder.glob("*.yaml"):
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+
+
+def _text(own: Parameters, profile: Profile) -> str:
+    """YAML whose texts are quoted, so that no name turns into a number; the comment makes a new extent a new file."""
+    lines = [f"{name}: {json.dumps(value)}" for name, value in own.items()]
+    return "\n".join([f"# {profile.extent} of {', '.join(profile.datasets)}", *lines, ""])
+
+
+def describe(profile: Profile) -> str:
+    """What is left out and how to get it."""
+    there = parameters(profile)
+    lost = [name for name in profile.notebooks if name not in there]
+    lines = [f"profile {profile.name}: {len(there)} of {len(profile.notebooks)} notebooks, {profile.extent}"]
+    lines += [f"left out: {', '.join(lost)}"] if lost else []
+    lines += [f"missing model {model}: {reason}" for model, reason in missing_models(profile).items()]
+    for name in (*PROFILES[profile.name].datasets, profile.attributes):
+        if name not in TOY_SETS and not is_there(name):
+            lines += [f"missing data set {name}:", advice(name, default_root())]
+    return "\n".join(lines)
+
+
+def estimate(profile: Profile, images: int) -> str:
+    """The costs of all runs as a table."""
+    costs = {run: probe(run, profile, images) for run in runs(profile)}
+    lines = [
+        [run.model, run.dataset, run.table, cost.images, cost.evaluations, _hours(cost.seconds),
+         f"{cost.stored / 2**20:.1f} MB", f"{cost.peak / 2**30:.1f} GB"] for run, cost in costs.items()
+    ]  # fmt: skip
+    total = [
+        sum(getattr(cost, part) for cost in costs.values()) for part in ("images", "evaluations", "seconds", "stored")
+    ]
+    lines.append(["all", "", "", *total[:2], _hours(total[2]), f"{total[3] / 2**20:.1f} MB", ""])
+    return tabulate(lines, ["model", "data set", "rows", "images", "network evaluations", "time", "disk", "memory"])
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.1f} min"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", choices=list(PROFILES))
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where the notebooks' parameters go")
+    parser.add_argument("--probe", type=int, metavar="IMAGES", help="measure so many images a run")
+    options = parser.parse_args(arguments)
+    profile = get_profile(options.profile)
+    print(describe(profile))
+    if options.write:
+        write(profile, options.write)
+    if options.probe and runs(profile):
+        print(estimate(profile, options.probe))
+    return 0 if parameters(profile) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

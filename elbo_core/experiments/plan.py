@@ -2,7 +2,7 @@
 
     python -m elbo_core.experiments.plan paper             what is there, what is missing and how to get it
     python -m elbo_core.experiments.plan paper --probe 2   and what it will cost, measured on two images a set
-    python -m elbo_core.experiments.plan paper --write build/paper    one file of parameters per notebook
+    python -m elbo_core.experiments.plan paper --write folder        one file of parameters per notebook
 
 A notebook gets those of its models that are there; without any, or without any data set, it is left out.
 """
@@ -141,7 +141,9 @@ def runs(profile: Profile) -> list[Run]:
 
 def probe(run: Run, profile: Profile, images: int) -> Cost:
     """What a run costs, from measuring its first `images` images in a store that is thrown away."""
-    denoiser, rows = load(run.model), rows_of(run.table)
+    denoiser, rows = _loaded(run.model), rows_of(run.table)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     dataset = open_dataset(run.dataset, "test", profile.images)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(denoiser, dataset, plan_of(rows), Path(folder))
@@ -155,8 +157,12 @@ def probe(run: Run, profile: Profile, images: int) -> Cost:
     return Cost(len(dataset), round(asks * share), seconds * share, stored * share, _peak())
 
 
+_loaded = functools.lru_cache(maxsize=1)(load)
+"""One model at a time, however many of its runs are probed."""
+
+
 def _peak() -> int:
-    """The most memory that this process has held, on the GPU if there is one."""
+    """The most memory that the run has held on the GPU or, without one, this process since its start."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -197,7 +203,7 @@ def describe(profile: Profile) -> str:
 
 def estimate(profile: Profile, images: int) -> str:
     """The costs of all runs as a table."""
-    costs = {run: probe(run, profile, images) for run in runs(profile)}
+    costs = {run: probe(run, profile, images) for run in sorted(runs(profile), key=lambda run: run.model)}
     lines = [
         [run.model, run.dataset, run.table, cost.images, cost.evaluations, _hours(cost.seconds),
          f"{cost.stored / 2**20:.1f} MB", f"{cost.peak / 2**30:.1f} GB"] for run, cost in costs.items()

@@ -125,7 +125,7 @@ def sd35(models: Path, vae: AutoencoderKL) -> StableDiffusion3Pipeline:
         joint_attention_dim=T5_WIDTH,
         caption_projection_dim=192,
         pooled_projection_dim=first.config.projection_dim + second.config.projection_dim,
-        pos_embed_max_size=16,
+        pos_embed_max_size=8,  # just the 8 x 8 places that there are, so that neighbours lie a whole step apart
         dual_attention_layers=(0, 1),
         qk_norm="rms_norm",
     )

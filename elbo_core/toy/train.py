@@ -28,7 +28,7 @@ from elbo_core.toy.share import share_parts
 
 SEED = 4307
 SHORT = 32
-"""T5 tokens that hold every caption."""
+"""Tokens, of CLIP as of T5, that hold every caption."""
 Histories = dict[str, History]
 
 
@@ -126,15 +126,16 @@ def train_next(build: Callable[[Path], DiffusionPipeline], *learned: str) -> Tra
 
 
 def train_transformer(shop: Workshop, name: str) -> Histories:
-    """The model with a VAE and a network of its own, first with few T5 tokens, then with the 256 that the pipeline
-    gives it, nearly all of them padding."""
+    """The model with a VAE and a network of its own, first with few tokens of text, then with the 77 of CLIP and 256 of
+    T5 that the pipeline gives it, nearly all of them padding."""
     vae = train_vae.build_shifted_vae()
     siblings.inherit(vae, AutoencoderKL.from_pretrained(shop.models / "toy-sd15" / "vae"))
     vae, histories = learn_vae(shop, name, vae)
-    denoiser = wrap(siblings.sd35(shop.models, vae), name)
-    denoiser.t5_limit = SHORT
+    pipeline = siblings.sd35(shop.models, vae)
+    denoiser = wrap(pipeline, name)
+    pipeline.tokenizer_max_length = denoiser.t5_limit = SHORT
     histories["short"] = learn(shop, denoiser, train_sd.FIRST_PLAN, ["text_encoder_3"], "short")
-    denoiser.t5_limit = type(denoiser).t5_limit
+    pipeline.tokenizer_max_length, denoiser.t5_limit = pipeline.tokenizer.model_max_length, type(denoiser).t5_limit
     histories["padded"] = learn(shop, denoiser, train_sd.LAST_PLAN, ["text_encoder_3"])
     return histories
 

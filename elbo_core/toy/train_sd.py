@@ -29,6 +29,13 @@ BATCH, CAPTION_DROPOUT = 32, 0.1
 EASY_SHARE, EASY_CLASSES = 0.6, 1
 """Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
 MAX_WEIGHT = 20.0
+UNIFORM = (0.0, 1.0), (0.0, 1.0)
+EMPHASIS = {"flow_prediction": ((0.0, 0.1, 0.8, 1.0), (0.0, 0.1, 0.6, 1.0))}
+"""By `prediction_type`, how timesteps are drawn: shares of them, and the part of the schedule that they reach up to.
+
+The schedule of the rectified flow is shifted: its later half lies above sigma 0.75. But shapes are decided below. Of
+80 scenes that a model trained evenly denoised from 0.5 the toy CLIP recognised 59 %, from 0.7 36 %, from 0.82 26 %.
+"""
 
 
 @torch.no_grad()
@@ -62,7 +69,8 @@ def diffusion_loss(denoiser: Denoiser, latents: Tensor, text: Conditioning, gene
     says nothing; the weight turns it into the loss of v-prediction, so that the noisy end, where a word decides what
     to draw, is learnt too.
     """
-    timesteps = stratified_timesteps(len(latents), len(denoiser.schedule), generator)
+    emphasis = EMPHASIS.get(denoiser.prediction_type, UNIFORM)
+    timesteps = stratified_timesteps(len(latents), len(denoiser.schedule), generator, emphasis)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     path = denoiser.schedule.at(timesteps).like(latents)
     with autocast(latents.device):
@@ -74,10 +82,12 @@ def diffusion_loss(denoiser: Denoiser, latents: Tensor, text: Conditioning, gene
     return error.mean()
 
 
-def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps [count] below `total`, evenly spread from a random start (Kingma et al. 2021, appendix I.1)."""
+def stratified_timesteps(count: int, total: int, generator: torch.Generator, emphasis=UNIFORM) -> Tensor:
+    """`count` timesteps [count] below `total`, evenly spread from a random start (Kingma et al. 2021, appendix I.1),
+    then moved to where the `emphasis` lies."""
     start = torch.rand((), generator=generator)
-    return ((start + torch.arange(count) / count) % 1 * total).long()
+    spread = (start + torch.arange(count) / count) % 1
+    return torch.from_numpy(np.interp(spread, *emphasis) * total).long()
 
 
 def train_diffusion(

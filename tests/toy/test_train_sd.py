@@ -1,11 +1,12 @@
-"""What a diffusion model is trained on: the timesteps of a batch."""
+"""How a diffusion model is trained: the timesteps of a batch, and the attention while it learns."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
-from elbo_core.toy.train_sd import EMPHASIS, stratified_timesteps
+from elbo_core.toy.train_sd import EMPHASIS, plain_attention, stratified_timesteps
 
 
 def test_timesteps_are_spread_evenly():
@@ -19,3 +20,14 @@ def test_timesteps_are_spread_evenly():
 def test_those_of_a_flow_are_drawn_where_shapes_are_decided(limit, share):
     timesteps = stratified_timesteps(4000, 1000, torch.Generator().manual_seed(1), EMPHASIS["flow_prediction"])
     assert (timesteps < limit).float().mean().item() == pytest.approx(share, abs=0.001)
+
+
+def test_plain_attention_gives_the_same_gradients_and_leaves_no_trace():
+    query, key, value = torch.randn(3, 2, 4, 10, 8).requires_grad_()
+    fused = torch.autograd.grad(scaled_dot_product_attention(query, key, value).square().sum(), [query, key, value])
+    with plain_attention():
+        output = scaled_dot_product_attention(query, key, value)
+    plain = torch.autograd.grad(output.square().sum(), [query, key, value])
+    torch.testing.assert_close(plain, fused)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() is False

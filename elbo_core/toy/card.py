@@ -34,7 +34,7 @@ WORTH_TIMESTEPS = (50, 200, 400, 600, 800, 950)
 OBJECTIVES = {
     "epsilon": "the noise, weighted by min(1/alpha^2, 20)",
     "v_prediction": "the velocity, unweighted",
-    "flow_prediction": "the rectified flow, unweighted, at timesteps of the shifted schedule",
+    "flow_prediction": "the rectified flow, unweighted, at timesteps drawn mostly from 100 to 600",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
@@ -104,8 +106,8 @@ def _velocity_loss(denoiser: Denoiser, latents: Tensor, text: Tensor, timestep: 
     return (loss * weights("velocity", denoiser.schedule, torch.tensor([timestep]), loss.view(1, 1))).item()
 
 
-def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet, notes: str = "") -> None:
-    """Measure the saved model and write its card; `notes` tell what was particular about this training."""
+def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet) -> None:
+    """Measure the saved model and write its card."""
     folder = models / "toy-clip"
     clip, tokenizer = load_clip(folder)
     accuracy = clip_accuracy(clip, tokenizer)
@@ -117,7 +119,7 @@ A `CLIPModel` ({_millions(clip)}) with its own `CLIPTokenizer` ({len(tokenizer)}
 rendered scenes and their captions. Its text tower is the text encoder of the toy diffusion models, learnt with the
 first of them; the vision tower was trained contrastively to agree with it. As a whole it names what a picture shows.
 
-{_training_facts(histories, corpus)}{notes}
+{_training_facts(folder, histories, corpus)}
 - Zero-shot accuracy on 400 held-out rendered single-object scenes, all 20 classes equally often: **{accuracy:.1%}**
 
 ![loss](training/curve.png)
@@ -126,9 +128,9 @@ first of them; the vision tower was trained contrastively to agree with it. As a
 
 
 def write_diffusion_card(
-    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20, notes: str = ""
+    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
 ) -> None:
-    """Measure the saved model and write its card; `notes` tell what was particular about this training."""
+    """Measure the saved model and write its card."""
     folder = models / name
     clip, tokenizer = load_clip(models / "toy-clip")
     denoiser = load(folder, device="cpu")
@@ -144,7 +146,7 @@ def write_diffusion_card(
 A `{type(denoiser.pipeline).__name__}` of the embedded world: {_parts(denoiser)}. It is trained by
 `make models` on rendered scenes and knows nothing else.
 
-{_training_facts(histories, corpus)}{notes}
+{_training_facts(folder, histories, corpus)}
 - Objective: {OBJECTIVES[denoiser.prediction_type]}, 10 % of the captions dropped
 - Recognition by the toy CLIP of images generated from "a photo of X" ({SAMPLER["num_inference_steps"]} steps, guidance
   {SAMPLER["guidance_scale"]:g}, {per_class} images a class, 20 possible answers): **{common:.1%}** for the ten most
@@ -164,6 +166,16 @@ What a caption is worth: the velocity loss on 96 held-out scenes under the right
 ![loss](training/curve.png)
 """
     (folder / "README.md").write_text(text)
+
+
+def read_histories(folder: Path) -> dict[str, History]:
+    """By stage, the trainings that a model's card tells of, in their order."""
+    stages = json.loads((folder / "metrics.json").read_text())["steps"]
+    return {stage: History.load(_losses_file(folder, stage)) for stage in stages}
+
+
+def _losses_file(folder: Path, stage: str) -> Path:
+    return folder / "training" / f"{stage}_losses.json"
 
 
 def write_card(
@@ -208,18 +220,21 @@ def _facts(histories: dict[str, History], corpus: TrainingSet) -> dict:
     }
 
 
-def _training_facts(histories: dict[str, History], corpus: TrainingSet) -> str:
+def _training_facts(folder: Path, histories: dict[str, History], corpus: TrainingSet) -> str:
+    """The stages, and what `training/notes.md` says was particular about them."""
     lines = [f"- Data: {len(corpus.specs)} rendered scenes, seed {TRAINING_SEED}, Zipf class frequencies"]
     for name, history in histories.items():
         minutes = history.seconds / 60
-        lines.append(f"- {name}: {len(history.losses)} steps, seed 4307, {minutes:.0f} min on {_machine()}")
-    return "\n".join(lines)
+        lines.append(f"- {name}: {len(history.losses)} steps, seed {history.seed}, {minutes:.0f} min on {_machine()}")
+    notes = folder / "training" / "notes.md"
+    return "\n".join(lines) + ("\n" + notes.read_text().strip() if notes.exists() else "")
 
 
 def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+    cores = PartialState().num_processes * torch.get_num_threads()
+    return f"{cores} CPU cores ({platform.machine()})"
 
 
 def _millions(model: torch.nn.Module) -> str:
@@ -232,18 +247,23 @@ def _save_metrics(folder: Path, metrics: dict) -> None:
 
 def _plot_curves(folder: Path, histories: dict[str, History], window: int = 50) -> None:
     use_style()
-    figure, axes = plt.subplots(1, len(histories), figsize=(5 * len(histories), 3.2), squeeze=False)
-    for axis, (name, history) in zip(axes.flat, histories.items(), strict=True):
+    rows, columns = math.ceil(len(histories) / 4), min(4, len(histories))
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False, layout="constrained")
+    for spare in axes.flat[len(histories) :]:
+        spare.set_axis_off()
+    for axis, (name, history) in zip(axes.flat, histories.items(), strict=False):
         means = history.windowed(window)
-        history.save(folder / "training" / f"{name}_losses.json", window)
+        history.save(_losses_file(folder, name), window)
         axis.plot(window * np.arange(1, len(means) + 1), means)
         axis.set(xlabel="step", ylabel="training loss", title=name, yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
     save_figure(figure, folder / "training" / "curve", ["png"])
     plt.close(figure)
 
 
 def _plot_samples(folder: Path, pipeline: DiffusionPipeline) -> None:
-    """Two samples of every class, then sixteen captions of held-out scenes."""
+    """A sample of every class, then twenty of captions of held-out scenes."""
     prompts = [TEMPLATE.format(name) for name in THINGS]
     scenes = [attributed_caption(spec) for spec in _held_out(SceneStyle((1, 3), (14.0, 38.0)), 20)]
     images = generate(pipeline, prompts + scenes, seed=1000)

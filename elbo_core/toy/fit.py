@@ -41,10 +41,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class History:
-    """What a finished training leaves behind: the loss of every step and the seconds it took."""
+    """What a finished training leaves behind: the loss of every step, the seconds it took, and its seed."""
 
     losses: list[float]
     seconds: float
+    seed: int
 
     def windowed(self, window: int) -> list[float]:
         """The mean loss of every `window` steps."""
@@ -53,7 +54,15 @@ class History:
     def save(self, path: Path, window: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         means = [round(loss, 5) for loss in self.windowed(window)]
-        path.write_text(json.dumps({"seconds": round(self.seconds), "window": window, "losses": means}))
+        content = {"seed": self.seed, "seconds": round(self.seconds), "steps": len(self.losses), "window": window}
+        path.write_text(json.dumps(content | {"losses": means}))
+
+    @classmethod
+    def load(cls, path: Path) -> History:
+        """A saved one; of the losses of a window only the mean is left."""
+        content = json.loads(path.read_text())
+        losses = np.repeat(content["losses"], content["window"])[: content["steps"]]
+        return cls(losses.tolist(), content["seconds"], content["seed"])
 
 
 def pick_device() -> torch.device:
@@ -84,7 +93,7 @@ def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, fo
             _store(checkpoint, state, losses, time.monotonic() - started)
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return History(losses, time.monotonic() - started)
+    return History(losses, time.monotonic() - started, plan.seed)
 
 
 def _step(loss_function: LossFunction, optimizer, schedule, seed: int, step: int) -> float:

@@ -2,7 +2,7 @@
 
 Each reads what it needs of the earlier ones from the output folder. Killed and started again, it continues from its
 last checkpoint in the scratch folder. On several devices or cores, `torchrun --nproc_per_node 2 -m elbo_core.toy.train`
-(on a CPU with OMP_NUM_THREADS=1) multiplies the batch.
+(on a CPU with OMP_NUM_THREADS=1) multiplies the batch. `--onward 5000 --models toy-sd35` goes on with a finished model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,8 +28,6 @@ from elbo_core.toy.fit import History, Plan, pick_device
 from elbo_core.toy.share import share_parts
 
 SEED = 4307
-SHORT = 32
-"""Tokens, of CLIP as of T5, that hold every caption."""
 Histories = dict[str, History]
 
 
@@ -37,7 +36,8 @@ class Workshop:
     """Where the models are made.
 
     models: the folder of the finished ones. scratch: of checkpoints and caches. steps: train everything for so few.
-    scenes: the size of the training set. samples: generated images per class, for the cards.
+    scenes: the size of the training set. samples: generated images per class, for the cards. compiled: compile the
+    networks before they are trained.
     """
 
     models: Path
@@ -45,6 +45,7 @@ class Workshop:
     scenes: int
     steps: int | None
     samples: int
+    compiled: bool = False
 
     @property
     def cache(self) -> Path:
@@ -68,11 +69,11 @@ class Workshop:
 def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     state = PartialState(cpu=not torch.cuda.is_available())
-    shop = Workshop(options.output, options.scratch, options.scenes, options.steps, options.samples)
+    shop = Workshop(options.output, options.scratch, options.scenes, options.steps, options.samples, options.compile)
     histories = {}
     for name in options.models:
         torch.manual_seed(SEED)
-        histories[name] = TRAINERS[name](shop, name)
+        histories[name] = train_on(shop, name, options.onward) if options.onward else TRAINERS[name](shop, name)
     corpus = shop.corpus()
     if state.is_main_process:
         share_parts(shop.models)
@@ -87,16 +88,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="which to train")
     parser.add_argument("--scenes", type=int, default=TRAINING_SCENES, help="size of the training set")
     parser.add_argument("--steps", type=int, help="train every model for so few steps, to try things out")
+    parser.add_argument("--onward", type=int, metavar="STEPS", help="go on with the finished models for so many steps")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile networks: faster after minutes; asks for a C++ compiler"
+    )
     parser.add_argument("--samples", type=int, default=20, help="generated images per class, for the model card")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.onward and not set(options.models) <= set(LEARNERS):
+        parser.error(f"--onward goes with --models and these names: {', '.join(LEARNERS)}")
+    return options
 
 
 def train_first(shop: Workshop, name: str) -> Histories:
     """The first diffusion model, from nothing: the VAE, then the UNet with its text encoder."""
     vae, histories = learn_vae(shop, name, train_vae.build_vae())
     denoiser = wrap(siblings.sd14(vae), name)
-    histories["unet"] = learn(shop, denoiser, train_sd.FIRST_PLAN, ["text_encoder"])
-    return histories
+    return histories | learn_unet(shop, denoiser, train_sd.FIRST_PLAN, ["text_encoder"])
 
 
 def train_clip_model(shop: Workshop, name: str) -> Histories:
@@ -116,28 +123,36 @@ def train_clip_model(shop: Workshop, name: str) -> Histories:
     return {"vision": history}
 
 
-def train_next(build: Callable[[Path], DiffusionPipeline], *learned: str) -> Trainer:
-    """The trainer of a model that starts from an earlier one; the text encoders `learned` learn with its network."""
+def train_next(build: Callable[[Path], DiffusionPipeline]) -> Trainer:
+    """The trainer of a model that starts from an earlier one."""
 
     def train(shop: Workshop, name: str) -> Histories:
-        return {"unet": learn(shop, wrap(build(shop.models), name), train_sd.NEXT_PLAN, learned)}
+        learner, plan = LEARNERS[name]
+        return learner(shop, wrap(build(shop.models), name), plan)
 
     return train
 
 
 def train_transformer(shop: Workshop, name: str) -> Histories:
-    """The model with a VAE and a network of its own, first with few tokens of text, then with the 77 of CLIP and 256 of
-    T5 that the pipeline gives it, nearly all of them padding."""
+    """The model with a VAE and a network of its own."""
     vae = train_vae.build_shifted_vae()
     siblings.inherit(vae, AutoencoderKL.from_pretrained(shop.models / "toy-sd15" / "vae"))
     vae, histories = learn_vae(shop, name, vae)
-    pipeline = siblings.sd35(shop.models, vae)
-    denoiser = wrap(pipeline, name)
-    pipeline.tokenizer_max_length = denoiser.t5_limit = SHORT
-    histories["short"] = learn(shop, denoiser, train_sd.FIRST_PLAN, ["text_encoder_3"], "short")
-    pipeline.tokenizer_max_length, denoiser.t5_limit = pipeline.tokenizer.model_max_length, type(denoiser).t5_limit
-    histories["padded"] = learn(shop, denoiser, train_sd.LAST_PLAN, ["text_encoder_3"])
-    return histories
+    denoiser = wrap(siblings.sd35(shop.models, vae), name)
+    return histories | learn_transformer(shop, denoiser, train_sd.FIRST_PLAN)
+
+
+def train_on(shop: Workshop, name: str, steps: int) -> Histories:
+    """Go on with a finished model, its VAE and the text encoders that it shares with others as they are.
+
+    Scenes, captions and noise are drawn anew, from a seed that nothing earlier had.
+    """
+    earlier = card.read_histories(shop.models / name)
+    learner, plan = LEARNERS[name]
+    seed = SEED + sum(len(history.losses) for history in earlier.values())
+    denoiser = wrap(DiffusionPipeline.from_pretrained(shop.models / name), name)
+    added = learner(shop, denoiser, replace(plan, steps=steps, seed=seed))
+    return earlier | {f"{stage}-{seed}": history for stage, history in added.items()}
 
 
 Trainer = Callable[[Workshop, str], Histories]
@@ -147,10 +162,38 @@ TRAINERS: dict[str, Trainer] = {
     "toy-sd15": train_next(siblings.sd15),
     "toy-sd2": train_next(siblings.sd2),
     "toy-sd21": train_next(siblings.sd21),
-    "toy-sdxl": train_next(siblings.sdxl, "text_encoder_2"),
+    "toy-sdxl": train_next(siblings.sdxl),
     "toy-sd35": train_transformer,
 }
 """In this order, each needs only earlier ones."""
+
+
+def learn_unet(shop: Workshop, denoiser: Denoiser, plan: Plan, text_encoders: Sequence[str] = ()) -> Histories:
+    history = learn(shop, denoiser, plan, "unet", denoiser.condition, text_encoders)
+    _save(shop, denoiser)
+    return {"unet": history}
+
+
+def learn_transformer(shop: Workshop, denoiser: Denoiser, plan: Plan) -> Histories:
+    """First with as few tokens of text as there are, then with the 77 of CLIP and 256 of T5 that the pipeline gives it,
+    nearly all of them padding."""
+    unpadded, last = partial(train_sd.read_unpadded, denoiser), replace(train_sd.LAST_PLAN, seed=plan.seed)
+    short = learn(shop, denoiser, plan, "short", unpadded, ["text_encoder_3"])
+    padded = learn(shop, denoiser, last, "padded", denoiser.condition, ["text_encoder_3"])
+    _save(shop, denoiser)
+    return {"short": short, "padded": padded}
+
+
+Learner = Callable[[Workshop, Denoiser, Plan], Histories]
+LEARNERS: dict[str, tuple[Learner, Plan]] = {
+    "toy-sd14": (learn_unet, train_sd.NEXT_PLAN),
+    "toy-sd15": (learn_unet, train_sd.NEXT_PLAN),
+    "toy-sd2": (learn_unet, train_sd.NEXT_PLAN),
+    "toy-sd21": (learn_unet, train_sd.NEXT_PLAN),
+    "toy-sdxl": (partial(learn_unet, text_encoders=["text_encoder_2"]), train_sd.NEXT_PLAN),
+    "toy-sd35": (learn_transformer, train_sd.FIRST_PLAN),
+}
+"""How a diffusion model learns that has a start, and by which plan."""
 
 
 def learn_vae(shop: Workshop, name: str, vae: AutoencoderKL) -> tuple[AutoencoderKL, Histories]:
@@ -161,19 +204,23 @@ def learn_vae(shop: Workshop, name: str, vae: AutoencoderKL) -> tuple[Autoencode
 
 
 def learn(
-    shop: Workshop, denoiser: Denoiser, plan: Plan, learned: Sequence[str] = (), stage: str = "network"
+    shop: Workshop, denoiser: Denoiser, plan: Plan, stage: str, read: train_sd.Reader, text_encoders: Sequence[str]
 ) -> History:
-    """Train a denoiser's network, and with it the text encoders of its pipeline that are `learned`, and save all."""
+    """Train a denoiser's network on captions as `read` reads them, and with it these text encoders of its pipeline."""
     pipeline, corpus = denoiser.pipeline.to(pick_device()), shop.corpus()
     with PartialState().main_process_first():
         latents = train_sd.encode_corpus(pipeline.vae, corpus, shop.cache)
-    encoders = [getattr(pipeline, encoder) for encoder in learned]
-    checkpoints = shop.checkpoints(denoiser.name) / stage
-    history = train_sd.train_diffusion(denoiser, latents, corpus.specs, checkpoints, shop.plan(plan), encoders)
+    if shop.compiled:
+        denoiser.network.compile(dynamic=False)
+    encoders = [getattr(pipeline, encoder) for encoder in text_encoders]
+    checkpoints = shop.checkpoints(denoiser.name) / f"{stage}-{plan.seed}"
+    return train_sd.train_diffusion(denoiser, latents, corpus.specs, checkpoints, shop.plan(plan), read, encoders)
+
+
+def _save(shop: Workshop, denoiser: Denoiser) -> None:
     if PartialState().is_main_process:
-        save_pipeline(pipeline, shop.models / denoiser.name)
+        save_pipeline(denoiser.pipeline, shop.models / denoiser.name)
     PartialState().wait_for_everyone()
-    return history
 
 
 def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

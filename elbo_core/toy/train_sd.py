@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from elbo_core.denoiser import Conditioning, Denoiser
+from elbo_core.families import StableDiffusion3
 from elbo_core.objectives import OBJECTIVES
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.describe import random_caption
@@ -23,7 +25,7 @@ from elbo_core.toy.world import SceneSpec
 
 FIRST_PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 NEXT_PLAN = Plan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
-LAST_PLAN = Plan(steps=1_000, learning_rate=1e-4, warmup=50, ema_decay=0.99)
+LAST_PLAN = Plan(steps=200, learning_rate=1e-4, warmup=50, ema_decay=0.99)
 """Of a model that starts from noise, of one that starts from another, and of one that gets used to its full input."""
 BATCH, CAPTION_DROPOUT = 32, 0.1
 EASY_SHARE, EASY_CLASSES = 0.6, 1
@@ -90,17 +92,20 @@ def stratified_timesteps(count: int, total: int, generator: torch.Generator, emp
     return torch.from_numpy(np.interp(spread, *emphasis) * total).long()
 
 
+Reader = Callable[[list[str]], Conditioning]
+
+
 def train_diffusion(
-    denoiser: Denoiser, latents: np.ndarray, specs: list[SceneSpec], checkpoints: Path, plan: Plan,
+    denoiser: Denoiser, latents: np.ndarray, specs: list[SceneSpec], checkpoints: Path, plan: Plan, read: Reader,
     text_encoders: Sequence[nn.Module] = (),
 ) -> History:  # fmt: skip
-    """Train a network on latents [count, C, h, w] of the scenes `specs`, and with it those `text_encoders` that are not
-    locked.
+    """Train a network on latents [count, C, h, w] of the scenes `specs`, whose captions it is told as `read` reads
+    them, and with it those `text_encoders` that are not locked.
 
     The first model learns its text encoder. One that was trained contrastively first, and then frozen, did not do: it
     gave words of one colour (kite and crown, ball and heart) the same place, and the UNet could not tell them apart.
     """
-    learning = nn.ModuleList([denoiser.network, *text_encoders])
+    learning = learning_parts(denoiser, text_encoders)
     counts = np.array([len({thing.name for thing in spec.things}) for spec in specs])
     easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
 
@@ -110,11 +115,30 @@ def train_diffusion(
         captions = [random_caption(rng, specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
         with autocast(denoiser.device), torch.set_grad_enabled(bool(text_encoders)):
-            text = denoiser.condition(captions)
+            text = read(captions)
         return diffusion_loss(denoiser, torch.from_numpy(latents[index]).float().to(denoiser.device), text, generator)
 
     with plain_attention() if denoiser.device.type == "cpu" else nullcontext():
         return fit(denoiser.name, learning, loss, plan, checkpoints)
+
+
+def learning_parts(denoiser: Denoiser, text_encoders: Sequence[nn.Module]) -> nn.ModuleList:
+    """The network and these text encoders; no other part of the pipeline keeps gradients."""
+    for part in denoiser.pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(part is denoiser.network or any(part is encoder for encoder in text_encoders))
+    return nn.ModuleList([denoiser.network, *text_encoders])
+
+
+def read_unpadded(denoiser: StableDiffusion3, captions: list[str]) -> Conditioning:
+    """What `denoiser` is told of captions that are padded to the next multiple of 16 tokens, not to 77 and 256."""
+    pipeline, limits = denoiser.pipeline, (denoiser.pipeline.tokenizer_max_length, denoiser.t5_limit)
+    longest = max(len(tokens) for t in (pipeline.tokenizer, pipeline.tokenizer_3) for tokens in t(captions).input_ids)
+    pipeline.tokenizer_max_length = denoiser.t5_limit = 16 * math.ceil(longest / 16)
+    try:
+        return denoiser.condition(captions)
+    finally:
+        pipeline.tokenizer_max_length, denoiser.t5_limit = limits
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The committed tables against a measurement of today."""
 
 import pandas as pd
+import pytest
 
 from elbo_core import load
 from elbo_core.datasets import open_dataset
@@ -8,7 +9,7 @@ from elbo_core.experiments.profiles import PROFILES
 from elbo_core.experiments.rows import rows_of
 from elbo_core.experiments.run import evaluate
 from elbo_core.experiments.summary import summarise
-from elbo_core.paths import FIGURES
+from elbo_core.paths import FIGURES, ROOT
 
 TOLERANCE = 0.15
 """Points of mIoU: another processor moves a few pixels into the next of a hundred bins."""
@@ -25,3 +26,18 @@ def test_table_3_is_what_this_code_measures(tmp_path):
     for line in fresh.index:
         for number in ("ours", "low", "high"):
             assert abs(fresh.loc[line, number] - committed.loc[line, number]) < TOLERANCE, (line, number)
+
+
+TABLE_3 = pd.read_csv(FIGURES / "toy" / "table_3.csv")
+
+
+@pytest.mark.parametrize(("ending", "reading"), [("", "as released"), (", tuned", "late layers")])
+@pytest.mark.parametrize("model", TABLE_3.model.unique())
+def test_the_readme_shows_table_3(model, ending, reading):
+    lines = TABLE_3[TABLE_3.model == model].set_index(["dataset", "row", "metric"])
+    cells = []
+    for dataset in PROFILES["toy"].datasets:
+        off, gain = lines.loc[dataset, f"off{ending}", "miou"], lines.loc[dataset, f"on{ending}", "miou_gain"]
+        cells.append(f"{off.ours:.1f} {gain.ours:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]")
+    row = f"| `{model}`, {reading} | {' | '.join(cells)} |"
+    assert row in (ROOT / "README.md").read_text()

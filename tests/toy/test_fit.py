@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from elbo_core.toy.fit import Plan, fit
+from elbo_core.toy.fit import History, Plan, fit
 
 PLAN = Plan(steps=60, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=20)
 
@@ -61,6 +61,14 @@ def test_a_finished_run_is_only_loaded(tmp_path):
     fit("line", first, regression(first), PLAN, tmp_path)
     fit("line", second, lambda *_: pytest.fail("trained again"), PLAN, tmp_path)
     assert torch.equal(first.weight, second.weight)
+
+
+def test_a_saved_history_keeps_all_but_the_single_losses(tmp_path):
+    history = History([4.0, 2.0, 3.0, 1.0, 0.5], seconds=61.0, seed=7)
+    history.save(tmp_path / "new" / "losses.json", window=2)
+    loaded = History.load(tmp_path / "new" / "losses.json")
+    assert loaded == History([3.0, 3.0, 2.0, 2.0, 0.5], seconds=61.0, seed=7)
+    assert loaded.windowed(2) == history.windowed(2)
 
 
 def test_nan_stops_the_training(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.models import load
-from elbo_core.toy import train, train_vae
+from elbo_core.toy import card, train, train_vae
 from elbo_core.toy.corpus import TrainingSet
 from elbo_core.toy.share import share_parts
 from elbo_core.toy.train_clip import classify
@@ -116,3 +117,43 @@ def test_a_second_start_trains_nothing(folder):
     assert len(history.losses) == 2
     saved = AutoencoderKL.from_pretrained(folder / "models" / "toy-sd14" / "vae")
     torch.testing.assert_close(vae.encoder.conv_in.weight, saved.encoder.conv_in.weight, atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def onward(folder, tmp_path_factory):
+    """The first model, trained on for two steps from a copy of the folder."""
+    root = tmp_path_factory.mktemp("onward")
+    shutil.copytree(folder, root, symlinks=True, dirs_exist_ok=True)
+    arguments = [*ARGUMENTS[:-2], "toy-sd14", "--onward", "2"]
+    train.main([*arguments, "--output", str(root / "models"), "--scratch", str(root / "scratch")])
+    return root
+
+
+def test_a_model_that_goes_on_starts_where_it_was(folder, onward):
+    before, after = (StableDiffusionPipeline.from_pretrained(root / "models" / "toy-sd14") for root in (folder, onward))
+    moved = (after.unet.conv_in.weight - before.unet.conv_in.weight).abs().max()
+    assert 0 < moved < 0.01
+    for part in ("vae", "text_encoder"):
+        assert (onward / "models" / "toy-sd14" / part).is_symlink()
+
+
+def test_the_card_of_a_model_that_went_on_tells_of_all_stages(onward):
+    model = onward / "models" / "toy-sd14"
+    histories = card.read_histories(model)
+    assert list(histories) == ["vae", "decoder", "unet", f"unet-{train.SEED + 6}"]
+    assert [history.seed for history in histories.values()] == [train.SEED] * 3 + [train.SEED + 6]
+    assert f"- unet-{train.SEED + 6}: 2 steps, seed {train.SEED + 6}, " in (model / "README.md").read_text()
+
+
+def test_notes_stay_in_a_card_that_is_written_anew(folder, tmp_path):
+    shutil.copytree(folder / "models" / "toy-sd14" / "training", tmp_path / "training")
+    (tmp_path / "training" / "notes.md").write_text("- These weights: two steps.\n")
+    facts = card._training_facts(tmp_path, {}, TrainingSet(folder / "scratch" / "cache", 128))
+    assert facts.endswith("Zipf class frequencies\n- These weights: two steps.")
+
+
+@pytest.mark.parametrize("names", [["toy-clip"], ["toy-sd15", "toy-clip"]])
+def test_only_diffusion_models_go_on(names, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--onward", "2", "--models", *names])
+    assert "toy-sd14, toy-sd15, toy-sd2" in capsys.readouterr().err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import stable_diffusion_3
 from torch.nn.functional import scaled_dot_product_attention
 
-from elbo_core.toy.train_sd import EMPHASIS, plain_attention, stratified_timesteps
+from elbo_core.families import wrap
+from elbo_core.toy.train_sd import EMPHASIS, learning_parts, plain_attention, read_unpadded, stratified_timesteps
 
 
 def test_timesteps_are_spread_evenly():
@@ -31,3 +33,26 @@ def test_plain_attention_gives_the_same_gradients_and_leaves_no_trace():
     torch.testing.assert_close(plain, fused)
     assert torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() is False
+
+
+def test_only_what_learns_keeps_gradients():
+    denoiser = wrap(stable_diffusion_3(), "tiny")
+    pipeline = denoiser.pipeline
+    learning = learning_parts(denoiser, [pipeline.text_encoder_3])
+    assert list(learning) == [pipeline.transformer, pipeline.text_encoder_3]
+    assert all(weight.requires_grad for weight in learning.parameters())
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        assert not any(weight.requires_grad for weight in part.parameters())
+
+
+def test_unpadded_captions_read_the_same_with_fewer_tokens():
+    denoiser = wrap(stable_diffusion_3(), "tiny")
+    captions = ["a photo of a star", "a photo of two trees and a large ball"]
+    full, short = denoiser.condition(captions), read_unpadded(denoiser, captions)
+    half = short.embeddings.shape[1] // 2
+    assert half % 16 == 0
+    assert half < 77
+    torch.testing.assert_close(short.embeddings[:, :half], full.embeddings[:, :half])  # CLIP never looks ahead
+    torch.testing.assert_close(short.pooled, full.pooled)
+    assert denoiser.pipeline.tokenizer_max_length == denoiser.pipeline.tokenizer.model_max_length
+    assert denoiser.condition(captions).embeddings.shape == full.embeddings.shape

@@ -63,6 +63,9 @@ def test_the_cards_number_can_be_measured_again():
     assert clip_accuracy(clip, tokenizer) == pytest.approx(metrics("toy-clip")["held_out_accuracy"], abs=0.02)
 
 
-@pytest.mark.parametrize(("name", "number"), [("toy-clip", "held_out_accuracy"), ("toy-sd15", "recognition_common")])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("toy-clip", "held_out_accuracy"), ("toy-sd15", "recognition_common"), ("toy-sd35", "recognition_common")],
+)
 def test_cards_say_what_was_measured(name, number):
     assert f"**{metrics(name)[number]:.1%}**" in (MODELS / name / "README.md").read_text()

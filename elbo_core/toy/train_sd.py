@@ -126,8 +126,8 @@ def learning_parts(denoiser: Denoiser, text_encoders: Sequence[nn.Module]) -> nn
     """The network and these text encoders; no other part of the pipeline keeps gradients."""
     for part in denoiser.pipeline.components.values():
         if isinstance(part, nn.Module):
-            part.requires_grad_(part is denoiser.network or any(part is encoder for encoder in text_encoders))
-    return nn.ModuleList([denoiser.network, *text_encoders])
+            part.requires_grad_(False)
+    return nn.ModuleList([denoiser.network, *text_encoders]).requires_grad_(True)
 
 
 def read_unpadded(denoiser: StableDiffusion3, captions: list[str]) -> Conditioning:

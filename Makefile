@@ -59,7 +59,7 @@ plan: | $(ENV) ## a dry run: what is there, what is missing, and the cost, measu
 
 figures/$(PROFILE)/provenance.json: $(TABLES)
 	mkdir -p "$(@D)"
-	"$(PYTHON)" -m elbo_core.experiments.provenance $(PROFILE) "build/$(PROFILE)" "$@"
+	"$(PYTHON)" -m elbo_core.reports.provenance $(PROFILE) "build/$(PROFILE)" "$@"
 
 # papermill writes to a .partial file: a notebook that fails never looks up to date.
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb build/$(PROFILE)/parameters/%.yaml data/profiles/$(PROFILE).yaml $(CODE) | $(ENV)
@@ -74,7 +74,7 @@ executed: $(EXECUTED)
 notebooks: | $(ENV) ## run all notebooks as `toy` and refresh their committed outputs
 	$(MAKE) PROFILE=toy tables
 	$(MAKE) PROFILE=toy executed
-	"$(PYTHON)" -m elbo_core.experiments.notebooks build/toy/[0-9]*.ipynb
+	"$(PYTHON)" -m elbo_core.reports.notebooks build/toy/[0-9]*.ipynb
 
 test: | $(ENV) ## pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff format --check .
@@ -87,7 +87,7 @@ lab: | $(ENV) ## open JupyterLab on the first notebook
 	"$(PYTHON)" -m jupyterlab notebooks/00_start_here.ipynb
 
 models: | $(ENV) ## train the embedded world's models from scratch (hours on a CPU; resumes)
-	"$(PYTHON)" -m elbo_core.toy.train
+	"$(PYTHON)" -m elbo_core.training.train
 
 data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), get or say how to get what is missing
 	"$(PYTHON)" -m elbo_core.datasets check || "$(PYTHON)" -m elbo_core.datasets download || true

@@ -5,9 +5,9 @@ import os
 # diffusers' imports announce that transformers lacks torchvision, which nothing here uses.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from elbo_core.align import Recipe, align
-from elbo_core.models import load
-from elbo_core.observe import Plan, observe
+from elbo_core.diffusion.models import load
+from elbo_core.methods.align import Recipe, align
+from elbo_core.methods.observe import Plan, observe
 from elbo_core.scene import Scene
 from elbo_core.segment import segment
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from elbo_core.align import Heatmaps
+from elbo_core.methods.align import Heatmaps
 
 BINS = 100
 THRESHOLDS = np.arange(1, BINS)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from elbo_core.align import Heatmaps
+from elbo_core.methods.align import Heatmaps
 from elbo_core.segment import Segmentation
 
 CLASS_COLORS = np.array(sns.color_palette("tab10"))

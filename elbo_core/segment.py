@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from elbo_core.align import Heatmaps, Recipe, align
-from elbo_core.denoiser import Denoiser
+from elbo_core.diffusion.denoiser import Denoiser
+from elbo_core.diffusion.models import load
 from elbo_core.images import ImageLike
-from elbo_core.models import load
-from elbo_core.observe import Observation, Plan, observe
+from elbo_core.methods.align import Heatmaps, Recipe, align
+from elbo_core.methods.observe import Observation, Plan, observe
 from elbo_core.scene import Scene
 
 DEFAULT_THRESHOLD = 0.5

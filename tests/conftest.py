@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny import stable_diffusion
 
-from elbo_core.denoiser import Denoiser
-from elbo_core.families import wrap
-from elbo_core.models import load
+from elbo_core.diffusion.denoiser import Denoiser
+from elbo_core.diffusion.families import wrap
+from elbo_core.diffusion.models import load
 from elbo_core.paths import MODELS
 from elbo_core.scene import Scene
 

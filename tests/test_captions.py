@@ -2,7 +2,7 @@ import pytest
 
 from elbo_core.captions import Caption, check_classes, find_classes, list_captions, split, token_columns
 from elbo_core.datasets.names import class_names
-from elbo_core.toy.text import build_tokenizer
+from elbo_core.training.text import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_the_shown_table_is_the_committed_one():
 
 
 def test_committed_tables_are_tidy():
-    from elbo_core.experiments.tables import COLUMNS
+    from elbo_core.reports.tables import COLUMNS
 
     for path in FIGURES.glob("*/table_*.csv"):
         frame = pd.read_csv(path)

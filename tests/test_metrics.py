@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from elbo_core.align import Heatmaps
+from elbo_core.methods.align import Heatmaps
 from elbo_core.metrics import (
     METRICS,
     at_best_miou,

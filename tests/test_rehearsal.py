@@ -16,8 +16,8 @@ import tiny
 import torch
 
 from elbo_core.experiments.profiles import PROFILES
-from elbo_core.experiments.tables import COLUMNS
 from elbo_core.paths import ROOT
+from elbo_core.reports.tables import COLUMNS
 
 sys.path.insert(0, str(Path(__file__).parent / "datasets"))
 import trees

@@ -45,8 +45,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from elbo_core.toy.siblings import build_scheduler
-from elbo_core.toy.text import build_tokenizer
+from elbo_core.training.siblings import build_scheduler
+from elbo_core.training.text import build_tokenizer
 
 
 def clip_config(width: int = 16, projection: int = 16) -> CLIPTextConfig:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from elbo_core.captions import phrase_caption
+from elbo_core.datasets.phrases import find_noun
 from elbo_core.errors import DatasetError
-from elbo_core.phrases import find_noun
 from elbo_core.scene import Scene
 
 Phrases = Mapping[str, Mapping[str, str]]

@@ -25,7 +25,7 @@ from elbo_core.datasets.aep import write_phrases
 from elbo_core.datasets.folders import LAYOUTS, default_root
 from elbo_core.datasets.names import class_names
 from elbo_core.datasets.prompts import SEED, Prompt, prompt_set
-from elbo_core.models import load, locate
+from elbo_core.diffusion.models import load, locate
 
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25
 """Grounded SAM's own defaults; the authors' are not known."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from elbo_core.datasets.folders import default_root
+from elbo_core.datasets.phrases import COLORS, NounPhrase, noun_phrases
 from elbo_core.errors import DatasetError
-from elbo_core.phrases import COLORS, NounPhrase, noun_phrases
 
 Generator = np.random.Generator
 SEED = 4307

@@ -30,11 +30,11 @@ from elbo_core.datasets import is_there, open_dataset
 from elbo_core.datasets.__main__ import advice
 from elbo_core.datasets.folders import default_root
 from elbo_core.datasets.toy import TOY_SETS
+from elbo_core.diffusion.models import check, load
 from elbo_core.errors import ModelAccessError, UnsupportedModelError
 from elbo_core.experiments.profiles import PROFILES, Profile, get_profile
 from elbo_core.experiments.rows import evaluations, plan_of, rows_of
 from elbo_core.experiments.run import measure, open_store
-from elbo_core.models import check, load
 from elbo_core.paths import ROOT
 
 Parameters = dict[str, object]

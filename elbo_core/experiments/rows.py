@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from elbo_core.align import ConstantScore, ElboScore, Recipe
-from elbo_core.elbo import ESTIMATORS, Timesteps
-from elbo_core.observe import Plan
+from elbo_core.methods.align import ConstantScore, ElboScore, Recipe
+from elbo_core.methods.elbo import ESTIMATORS, Timesteps
+from elbo_core.methods.observe import Plan
 
 RELEASED = Plan()
 

@@ -26,15 +26,15 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from elbo_core.align import Heatmaps, Recipe, read
 from elbo_core.datasets import Dataset, open_dataset
-from elbo_core.denoiser import Denoiser
+from elbo_core.diffusion.denoiser import Denoiser
+from elbo_core.diffusion.models import load
 from elbo_core.errors import StoreError
 from elbo_core.experiments.rows import TABLES, Row, plan_of, rows_of
 from elbo_core.experiments.store import RUNS, RunKey, RunStore, to_counts, to_records
+from elbo_core.methods.align import Heatmaps, Recipe, read
+from elbo_core.methods.observe import Observation, Plan, observe
 from elbo_core.metrics import Stack, count
-from elbo_core.models import load
-from elbo_core.observe import Observation, Plan, observe
 from elbo_core.scene import Scene
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from elbo_core.errors import StoreError
 from elbo_core.experiments.rows import Row
+from elbo_core.methods.observe import Plan
 from elbo_core.metrics import BINS, Counts, Stack
-from elbo_core.observe import Plan
 from elbo_core.paths import DATA
 
 SCHEMA = 1

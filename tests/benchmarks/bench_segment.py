@@ -17,8 +17,8 @@ import torch
 from elbo_core import Plan, align, load, observe
 from elbo_core.captions import list_captions
 from elbo_core.datasets.toy import toy_dataset
-from elbo_core.elbo import class_losses
-from elbo_core.observe import attend_caption, keyed
+from elbo_core.methods.elbo import class_losses
+from elbo_core.methods.observe import attend_caption, keyed
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from live import LiveTensors
@@ -60,7 +60,7 @@ def bench(model: str, images: int) -> Stopwatch:
 
 def observe_and_read(denoiser, scene, plan: Plan, watch: Stopwatch) -> None:
     """`observe` and `align`, step by step."""
-    from elbo_core.observe import Observation
+    from elbo_core.methods.observe import Observation
 
     with watch("encode"):
         latents = denoiser.encode_image(scene.image)

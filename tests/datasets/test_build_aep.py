@@ -12,8 +12,8 @@ import torch
 from elbo_core.datasets import build_aep
 from elbo_core.datasets.build_aep import Annotator, build, paint
 from elbo_core.datasets.folders import LAYOUTS, folder_dataset
+from elbo_core.datasets.phrases import noun_phrases
 from elbo_core.datasets.prompts import Prompt, prompt_set
-from elbo_core.phrases import noun_phrases
 
 OPTIONS = {"height": 64, "width": 64, "num_inference_steps": 1}
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from elbo_core.datasets.toy import TOY_SETS, toy_dataset, toy_specs
-from elbo_core.toy.corpus import TRAINING_SEED
 from elbo_core.toy.world import CLASSES, THINGS
+from elbo_core.training.corpus import TRAINING_SEED
 
 
 @pytest.mark.parametrize("name", TOY_SETS)

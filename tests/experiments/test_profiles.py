@@ -9,12 +9,12 @@ import yaml
 from papermill import inspect_notebook
 
 from elbo_core.datasets import mirrored
+from elbo_core.diffusion.models import REGISTRY
 from elbo_core.experiments.plan import USES
 from elbo_core.experiments.profiles import PROFILES, get_profile, read_profiles
 from elbo_core.experiments.rows import TABLES
-from elbo_core.experiments.tables import DATASET_ORDER
-from elbo_core.models import REGISTRY
 from elbo_core.paths import DATA, ROOT
+from elbo_core.reports.tables import DATASET_ORDER
 
 CHANGES = [
     pytest.param(name, notebook, changed, id=f"{name}-{notebook}")

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import pytest
 
 from elbo_core import Recipe
-from elbo_core.align import ElboScore
-from elbo_core.elbo import Timesteps
 from elbo_core.experiments.rows import DIFFERENCES, TABLES, Row, evaluations, plan_of, reading, rows_of
+from elbo_core.methods.align import ElboScore
+from elbo_core.methods.elbo import Timesteps
 
 
 @pytest.mark.parametrize("table", TABLES)

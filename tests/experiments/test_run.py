@@ -17,12 +17,12 @@ import torch
 from tiny import stable_diffusion
 
 from elbo_core import Recipe, align, observe
-from elbo_core.align import ConstantScore
 from elbo_core.datasets import open_dataset
+from elbo_core.diffusion.families import wrap
 from elbo_core.errors import StoreError
 from elbo_core.experiments import run, store
 from elbo_core.experiments.rows import Row, plan_of
-from elbo_core.families import wrap
+from elbo_core.methods.align import ConstantScore
 from elbo_core.metrics import count, pool, stack
 
 OFF = Recipe(ConstantScore(1.0))

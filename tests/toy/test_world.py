@@ -3,10 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elbo_core.toy.corpus import TRAINING_STYLE, training_scene
 from elbo_core.toy.describe import attributed_caption, class_names, phrase, plural, random_caption, vocabulary_corpus
 from elbo_core.toy.render import render
-from elbo_core.toy.text import build_tokenizer
 from elbo_core.toy.textures import COLORS, PATTERNS
 from elbo_core.toy.world import (
     CLASSES,
@@ -19,6 +17,8 @@ from elbo_core.toy.world import (
     sample_scene,
     zipf,
 )
+from elbo_core.training.corpus import TRAINING_STYLE, training_scene
+from elbo_core.training.text import build_tokenizer
 
 
 def one(thing: Thing, *others: Thing) -> SceneSpec:

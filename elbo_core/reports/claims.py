@@ -1,0 +1,219 @@
+"""The ledger of claims: what the paper says, what its numbers show, what ours show, and a verdict by rule.
+
+Each claim of `data/paper/claims.yaml` that the embedded world can test is turned into one number that should be
+positive (or, for claims of equality, close to zero), with its bootstrap interval over images.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from elbo_core.datasets import mirrored
+from elbo_core.diffusion.models import paper_name
+from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.run import Evaluation
+from elbo_core.metrics import Estimate, bootstrap_weights, miou_by_threshold, pairs
+from elbo_core.paths import DATA, FIGURES
+from elbo_core.reports.summary import Measured, measure
+from elbo_core.reports.tables import DATASET_ORDER, paper_number
+
+COLUMNS = ["id", "claim", "paper", "ours", "low", "high", "verdict"]
+SAME = 1.0
+"""Rows count as equal when their difference lies within so many points of mIoU."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """id: a short name; where: its place in the paper; claim: what it says; test: how we test it, empty if we cannot.
+
+    test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
+        pairs with more of a quantity over those with less, calibration off.
+        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: see
+        `verdict`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
+    """
+
+    id: str
+    where: str
+    claim: str
+    test: Mapping[str, object]
+
+
+def read_claims(path: Path = DATA / "paper" / "claims.yaml") -> list[Claim]:
+    """All claims.
+
+    Raises:
+        ValueError: two have the same id.
+    """
+    claims = [Claim(**content) for content in yaml.safe_load(path.read_text())]
+    ids = [claim.id for claim in claims]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path} names a claim twice: {sorted({name for name in ids if ids.count(name) > 1})}")
+    return claims
+
+
+def _first_behind(effects: Sequence[Measured]) -> Measured:
+    return _mean(effects[1:]) - effects[0]
+
+
+def _mean(effects: Sequence[Measured]) -> Measured:
+    mean = float(np.mean([effect.value for effect in effects]))
+    return Measured(mean, np.mean([effect.samples for effect in effects], axis=0))
+
+
+def _least(effects: Sequence[Measured]) -> Measured:
+    return Measured(min(effect.value for effect in effects), np.min([effect.samples for effect in effects], axis=0))
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+ACROSS: dict[str, Callable[[Sequence[Measured]], Measured]] = {
+    "mean": _mean,
+    "every set": _least,
+    "voc least": _first_behind,
+}
+"""From the effects on VOC, Context, COCO and ADE20K to one: their mean, the smallest, or the mean of the others over
+that on VOC."""
+
+
+def verdict(found: Estimate, expect: str) -> str:
+    """holds, does not hold or undecided, from the 95 % interval alone; not tested, if there is none.
+
+    more: holds above zero, does not hold at or below. not less: holds above -1 point, does not hold below. same:
+    holds within 1 point of zero, does not hold outside.
+    """
+    if math.isnan(found.value):
+        return "not tested"
+    holds, fails = {
+        "more": (found.low > 0, found.high <= 0),
+        "not less": (found.low > -SAME, found.high < -SAME),
+        "same": (max(-found.low, found.high) <= SAME, found.low > SAME or found.high < -SAME),
+    }[expect]
+    return "holds" if holds else "does not hold" if fails else "undecided"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Tests claims on evaluations by the name of the model and then of the data set.
+
+    model: what claims are about that do not name every model. reading: the ending of the rows' names
+    (`rows.READINGS`). The four sets of `profile` mirror those of the paper's tables, in their order.
+    """
+
+    evaluations: Mapping[str, Mapping[str, Evaluation]]
+    profile: Profile
+    model: str
+    reading: str = ""
+
+    def effect(self, claim: Claim) -> Estimate:
+        """The claim's number on our sets; NaN where we have no test for it, or lack a set or a quantity that it needs.
+
+        Raises:
+            ValueError: the sets are not those of the paper's tables, in their order.
+        """
+        names, models = self._sets(claim), self._models(claim)
+        if not claim.test or not names or any(set(names) - set(self.evaluations[model]) for model in models):
+            return UNKNOWN
+        if "rows" in claim.test:
+            return _together(claim, self._rows, models, names).estimate
+        known = all(self._known(model, name, claim.test).shape[0] for model in models for name in names)
+        return _together(claim, self._groups, models, names).estimate if known else UNKNOWN
+
+    def paper(self, claim: Claim) -> float:
+        """The same number from the paper's table, or NaN where it has none."""
+        if "table" not in claim.test:
+            return math.nan
+        names = ("aep",) if "attributes" in claim.test else DATASET_ORDER
+        return _together(claim, self._paper, self._models(claim), names).value
+
+    def _models(self, claim: Claim) -> list[str]:
+        return list(self.evaluations) if claim.test.get("models") == "every" else [self.model]
+
+    def _sets(self, claim: Claim) -> Sequence[str]:
+        """The data sets that a claim is about; none if one of the four is not there."""
+        if "attributes" in claim.test:
+            return [self.profile.attributes]
+        order = tuple(map(mirrored, self.profile.datasets))
+        if set(order) < set(DATASET_ORDER):
+            return []
+        if order != DATASET_ORDER:
+            raise ValueError(f"claims need mirrors of {DATASET_ORDER}, got {list(self.profile.datasets)}")
+        return self.profile.datasets
+
+    def _paper(self, model: str, name: str, test: Mapping) -> Measured:
+        better, *others = test["rows"]
+        of = functools.partial(paper_number, test["table"], paper_name(model), dataset=mirrored(name))
+        effect = of(row=better) - max(of(row=other) for other in others)
+        return Measured(effect, np.array([effect]))
+
+    def table(self, claims: Sequence[Claim]) -> pd.DataFrame:
+        """One line per claim; columns `COLUMNS`."""
+        return pd.DataFrame([self._line(claim) for claim in claims], columns=COLUMNS)
+
+    def _line(self, claim: Claim) -> list:
+        found = self.effect(claim)
+        judged = verdict(found, claim.test.get("expect", "more"))
+        text = f"{claim.claim} ({claim.where})"
+        return [claim.id + self.reading, text, self.paper(claim), found.value, found.low, found.high, judged]
+
+    def _weights(self, name: str) -> np.ndarray:
+        """Resamples of a set's images; other sets are drawn independently, other models on the same images."""
+        position = list(self.evaluations[self.model]).index(name)
+        images = self.evaluations[self.model][name].n_images
+        return bootstrap_weights(images, self.profile.resamples, self.profile.seed + position)
+
+    def _rows(self, model: str, name: str, test: Mapping) -> Measured:
+        counts, weights = self.evaluations[model][name].counts, self._weights(name)
+        better, *others = [measure(counts[row + self.reading], weights) for row in test["rows"]]
+        return better - Measured.best(others)
+
+    def _groups(self, model: str, name: str, test: Mapping) -> Measured:
+        known, weights = self._known(model, name, test), self._weights(name)
+        more = _upper_half(known[test["groups"]])
+        return _weighted_mean(known[more], weights) - _weighted_mean(known[~more], weights)
+
+    def _known(self, model: str, name: str, test: Mapping) -> pd.DataFrame:
+        """The (image, class) pairs of which the quantity is known, with their IoU, calibration off."""
+        evaluation = self.evaluations[model][name]
+        counts = evaluation.counts["off" + self.reading]
+        found = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
+        known = found.merge(evaluation.scores, on=["index", "label"])
+        known["fewness"] = -known.groupby("index").label.transform("size")
+        return known.dropna(subset=test["groups"])
+
+
+def _together(
+    claim: Claim, measured: Callable[[str, str, Mapping], Measured], models: Sequence[str], names: Sequence[str]
+) -> Measured:
+    """One number from those on every model and data set that a claim is about."""
+    across = ACROSS[claim.test.get("across", "mean")]
+    return _least([across([measured(model, name, claim.test) for name in names]) for model in models])
+
+
+def _upper_half(quantity: pd.Series) -> pd.Series:
+    """Which values lie in the upper half; those equal to the median do, unless nothing would be left below."""
+    middle = quantity.median()
+    return quantity >= middle if (quantity < middle).any() else quantity > middle
+
+
+def _weighted_mean(found: pd.DataFrame, weights: np.ndarray) -> Measured:
+    """The mean IoU of some (image, class) pairs, on resamples [R, n_images]."""
+    drawn = weights[:, found["index"]]
+    return Measured(found.iou.mean(), drawn @ found.iou.to_numpy() / np.maximum(drawn.sum(axis=1), 1))
+
+
+def write_ledger(ledger: pd.DataFrame, profile: str, figures: Path = FIGURES) -> list[Path]:
+    """Write `figures/<profile>/claims.{csv,md}`; equal numbers give equal bytes."""
+    folder = figures / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    rounded = ledger.round({"paper": 2, "ours": 2, "low": 2, "high": 2})
+    rounded.to_csv(folder / "claims.csv", index=False, float_format="%.2f", lineterminator="\n")
+    text = rounded.to_markdown(index=False, floatfmt="+.2f").replace("+nan", "    ")
+    (folder / "claims.md").write_text(f"{text}\n", encoding="utf-8")
+    return [folder / "claims.csv", folder / "claims.md"]

@@ -1,0 +1,204 @@
+"""The ledger against sets whose answers are known, and the claims file against the rows that exist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.rows import rows_of
+from elbo_core.experiments.run import Evaluation
+from elbo_core.metrics import BINS, Counts, Estimate, Stack, stack
+from elbo_core.reports.claims import ACROSS, Claim, Ledger, read_claims, verdict, write_ledger
+from elbo_core.reports.summary import Measured
+from elbo_core.reports.tables import DATASET_ORDER, paper_number
+
+IMAGES = 12
+PROFILE = Profile("test", IMAGES, 200)
+SETS = PROFILE.datasets
+
+
+def counts_of(hits: np.ndarray, unseen: int = 0) -> Stack:
+    """Images [N] of 10 background and 10 object pixels, of which `hits` [N, labels] are found and no pixel is wrong.
+
+    In the first `unseen` images label 2 does not occur.
+    """
+    n, labels = hits.shape
+    won = np.zeros((n, labels + 1, BINS), np.int64)
+    won[:, 1:, -1] = hits
+    won[:, 1, 0] += 10 * (1 + labels) - hits.sum(axis=1)  # the rest, at a score that no threshold lets through
+    true = np.full((n, labels + 1), 10)
+    true[:unseen, 2:] = 0
+    true[:unseen, 0] += 10
+    background = np.zeros((n, BINS), np.int64)
+    background[:, 0] = true[:, 0]
+    right = np.zeros_like(won)
+    right[:, 1:, -1] = hits
+    return stack([Counts(*image) for image in zip(won, right, true, background, strict=True)])
+
+
+def evaluation(**rows: int) -> Evaluation:
+    """Every row finds so many of the ten pixels of the one object of each image."""
+    counts = {name: counts_of(np.full((IMAGES, 1), hits)) for name, hits in rows.items()}
+    return Evaluation(counts, pd.DataFrame())
+
+
+def ledger_of(sets: dict[str, Evaluation], **others: dict[str, Evaluation]) -> Ledger:
+    """A ledger about toy-sd15; `others` are further models."""
+    return Ledger({"toy-sd15": sets} | others, PROFILE, "toy-sd15")
+
+
+def claim(**test) -> Claim:
+    return Claim("c", "here", "it is so", test)
+
+
+def test_rows_are_compared_with_the_best_of_the_others():
+    ledger = ledger_of({name: evaluation(on=8, off=4, half=5) for name in SETS})
+    against_both = ledger.effect(claim(rows=["on", "off", "half"]))
+    assert against_both.value == pytest.approx(ledger.effect(claim(rows=["on", "half"])).value)
+    assert 0 < against_both.value < ledger.effect(claim(rows=["on", "off"])).value
+    assert against_both.low == against_both.high == pytest.approx(against_both.value), "all images are alike"
+
+
+def test_sets_are_put_together_as_the_claim_says():
+    by_set = dict(zip(SETS, (5, 6, 7, 8), strict=True))
+    ledger = ledger_of({name: evaluation(on=hits, off=4) for name, hits in by_set.items()})
+    mean, least, less = (ledger.effect(claim(rows=["on", "off"], across=across)).value for across in ACROSS)
+    gains = [ledger_of({name: evaluation(on=hits, off=4) for name in SETS}).effect(
+        claim(rows=["on", "off"])).value for hits in by_set.values()]  # fmt: skip
+    assert mean == pytest.approx(np.mean(gains))
+    assert least == pytest.approx(gains[0])
+    assert less == pytest.approx(np.mean(gains[1:]) - gains[0])
+
+
+def test_the_papers_number_is_made_in_the_same_way():
+    ledger = ledger_of({})
+    gains = [paper_number("table_3", "SD1.5", "on", s) - paper_number("table_3", "SD1.5", "off", s)
+             for s in ("voc", "context", "coco", "ade20k")]  # fmt: skip
+    assert ledger.paper(claim(rows=["on", "off"], table="table_3")) == pytest.approx(np.mean(gains))
+    assert ledger.paper(claim(rows=["on", "off"], table="table_3", across="every set")) == pytest.approx(min(gains))
+    assert np.isnan(ledger.paper(claim(rows=["on", "off"])))
+
+
+@pytest.mark.parametrize("quantity", ["area", "visible", "frequency", "fewness"])
+def test_groups_compare_pairs_with_more_and_less(quantity):
+    """Six images with one object, found, and six with two, one of which is missed."""
+    hits = np.array([[9, 0]] * 6 + [[9, 3]] * 6)
+    counts = counts_of(hits, unseen=6)
+    lines = [(i, label, hits[i, label - 1]) for i in range(IMAGES) for label in ((1,) if i < 6 else (1, 2))]
+    scores = pd.DataFrame(lines, columns=["index", "label", "area"]).assign(visible=lambda s: s.area / 10)
+    scores["frequency"] = scores.area
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
+    found = ledger.effect(claim(groups=quantity))
+    expected = 90 - (30 if quantity != "fewness" else 60)
+    assert found.value == pytest.approx(expected)
+    assert found.low <= found.value <= found.high
+
+
+def test_what_is_unknown_is_left_out_of_the_groups():
+    counts = counts_of(np.array([[9, 3]] * IMAGES))
+    lines = [(i, label, np.nan if label == 2 else float(i)) for i in range(IMAGES) for label in (1, 2)]
+    scores = pd.DataFrame(lines, columns=["index", "label", "visible"])
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
+    assert ledger.effect(claim(groups="visible")).value == 0, "only the first label is known, and it is always found"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expect", "expected"),
+    [
+        (0.1, 2, "more", "holds"),
+        (-2, 0, "more", "does not hold"),
+        (-1, 1, "more", "undecided"),
+        (-0.9, 0.9, "same", "holds"),
+        (1.1, 3, "same", "does not hold"),
+        (-3, -1.1, "same", "does not hold"),
+        (-0.5, 1.5, "same", "undecided"),
+        (-0.9, 5, "not less", "holds"),
+        (-3, -1.1, "not less", "does not hold"),
+        (-3, 0, "not less", "undecided"),
+    ],
+)
+def test_verdicts(low, high, expect, expected):
+    assert verdict(Estimate((low + high) / 2, low, high), expect) == expected
+
+
+def test_the_worst_of_all_models_decides_where_every_one_is_meant():
+    good, bad = (dict.fromkeys(SETS, evaluation(on=hits, off=4)) for hits in (8, 5))
+    ledger = ledger_of(good, **{"toy-sdxl": bad})
+    every, own = claim(rows=["on", "off"], models="every"), claim(rows=["on", "off"])
+    assert ledger.effect(every).value == pytest.approx(ledger_of(bad).effect(own).value)
+    assert ledger.effect(own).value == pytest.approx(ledger_of(good).effect(own).value)
+    gains = [np.mean([paper_number("table_3", model, "on", name, "miou_gain") for name in DATASET_ORDER])
+             for model in ("SD1.5", "SDXL")]  # fmt: skip
+    assert ledger.paper(claim(rows=["on", "off"], models="every", table="table_3")) == pytest.approx(min(gains))
+
+
+def test_a_claim_can_be_about_one_other_set():
+    sets = dict.fromkeys(SETS, evaluation(on=8, off=4)) | {"toy-aep": evaluation(on=5, phrases=7)}
+    ledger = ledger_of(sets)
+    about = claim(rows=["phrases", "on"], attributes=True, table="table_4")
+    assert ledger.effect(about).value > 0
+    assert ledger.paper(about) == pytest.approx(60.58 - 60.11)
+
+
+def test_what_needs_an_absent_set_or_quantity_is_not_tested():
+    three = replace(PROFILE, datasets=SETS[:3])
+    ledger = Ledger({"toy-sd15": {name: evaluation(on=8, off=4) for name in SETS[:3]}}, three, "toy-sd15")
+    gains = claim(rows=["on", "off"], table="table_3")
+    assert verdict(ledger.effect(gains), "more") == "not tested"
+    assert ledger.paper(gains) == ledger_of({}).paper(gains)
+    assert np.isnan(ledger.effect(claim(rows=["phrases", "on"], attributes=True)).value)
+    scores = pd.DataFrame({"index": range(IMAGES), "label": 1, "visible": np.nan})
+    unseen = Evaluation({"off": counts_of(np.full((IMAGES, 1), 4))}, scores)
+    assert np.isnan(ledger_of(dict.fromkeys(SETS, unseen)).effect(claim(groups="visible")).value)
+
+
+def test_sets_in_another_order_are_refused():
+    profile = replace(PROFILE, datasets=tuple(reversed(SETS)))
+    ledger = Ledger({"toy-sd15": {name: evaluation(on=8, off=4) for name in SETS}}, profile, "toy-sd15")
+    with pytest.raises(ValueError, match="claims need mirrors of"):
+        ledger.effect(claim(rows=["on", "off"]))
+
+
+def test_every_claim_asks_for_rows_that_exist():
+    claims = read_claims()
+    known = {row.name for table in ("ablations", "estimators", "phrases") for row in rows_of(table)}
+    for one in claims:
+        assert set(one.test.get("rows", [])) <= known
+        assert one.test.get("across", "mean") in ACROSS
+        assert one.claim.endswith(".")
+        assert {"rows", "groups"} & set(one.test) or not one.test
+    assert len(claims) >= 16
+
+
+def test_claims_with_a_table_have_a_number_in_it():
+    ledger = ledger_of({})
+    with_table = [one for one in read_claims() if "table" in one.test]
+    assert len(with_table) > 8
+    assert all(np.isfinite(ledger.paper(one)) for one in with_table)
+
+
+def test_a_claim_named_twice_is_refused(tmp_path):
+    line = "- {id: a, where: x, claim: y., test: {}}\n"
+    (tmp_path / "claims.yaml").write_text(2 * line)
+    with pytest.raises(ValueError, match=r"names a claim twice: \['a'\]"):
+        read_claims(tmp_path / "claims.yaml")
+
+
+def test_the_ledger_is_written_the_same_every_time(tmp_path):
+    ledger = ledger_of({name: evaluation(on=8, off=4) for name in SETS})
+    table = ledger.table([claim(rows=["on", "off"], table="table_3"), claim()])
+    assert list(table.verdict) == ["holds", "not tested"]
+    first = [path.read_bytes() for path in write_ledger(table, "p", tmp_path)]
+    assert first == [path.read_bytes() for path in write_ledger(table, "p", tmp_path)]
+    assert pd.read_csv(tmp_path / "p" / "claims.csv").columns.tolist() == [
+        "id", "claim", "paper", "ours", "low", "high", "verdict"]  # fmt: skip
+
+
+def test_differences_are_paired():
+    first, second = Measured(3.0, np.array([1.0, 5.0])), Measured(2.0, np.array([0.0, 4.0]))
+    assert (first - second).estimate == Estimate(1.0, 1.0, 1.0)
+    assert Measured.best([first, second]).value == 3

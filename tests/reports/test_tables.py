@@ -1,0 +1,100 @@
+import math
+
+import pandas as pd
+import pytest
+
+from elbo_core.experiments.rows import rows_of
+from elbo_core.reports.tables import COLUMNS, beside_paper, paper_number, pivot, tidy, write_table
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    lines = [
+        ("toy_a", "toy-voc", "off", "miou", 67.57, 30.123, 28.0, 32.0, 96),
+        ("toy_a", "toy-voc", "on", "miou", 68.15, 31.5, 29.0, 33.0, 96),
+        ("toy_a", "toy-coco", "off", "miou", 39.19, 20.0, 18.0, 22.0, 96),
+        ("toy_a", "toy-coco", "on", "miou", 42.15, 22.0, 20.0, 24.0, 96),
+        ("toy_a", "toy-voc", "on", "miou_gain", 0.58, 1.377, -0.5, 2.5, 96),
+        ("toy_a", "toy-coco", "on", "miou_gain", math.nan, 2.0, 1.0, 3.0, 96),
+    ]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def test_paper_numbers_are_those_of_table_3():
+    assert paper_number("table_3", "SD1.5", "off", "voc") == 67.57
+    assert paper_number("table_3", "SD1.5", "on", "ade20k") == 26.17
+    assert math.isnan(paper_number("table_3", "SD1.5", "velocity", "voc"))
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "coco"),
+    [
+        ("table_6", "5 timesteps", 41.36),
+        ("table_6", "on", 42.15),
+        ("table_7", "10 large", 41.46),
+        ("table_8", "constant 1/4", 39.58),
+        ("table_9", "attention 10 middle", 30.78),
+        ("table_9", "off", 39.19),
+    ],
+)
+def test_the_papers_rows_go_by_our_names(table, row, coco):
+    assert paper_number(table, "SD1.5", row, "coco") == coco
+    assert row in {measured.name for measured in rows_of("ablations")}
+
+
+@pytest.mark.parametrize(("row", "metric", "expected"), [
+    ("off", "miou", 58.70), ("on", "precision", 71.38), ("phrases", "f1", 74.18), ("phrases", "miou_gain", 1.88),
+])  # fmt: skip
+def test_table_4_has_three_metrics_on_one_set(row, metric, expected):
+    assert paper_number("table_4", "SD1.5", row, "aep", metric) == pytest.approx(expected)
+    assert math.isnan(paper_number("table_4", "SD1.5", row, "voc", metric))
+    assert math.isnan(paper_number("table_3", "SD1.5", "on", "voc", "f1"))
+
+
+def test_rows_stand_beside_the_papers_numbers():
+    frame = pd.DataFrame({"row": ["off", "on", "best"], "metric": ["miou", "miou_gain", "miou_gain"]})
+    paper = beside_paper(frame, "table_3", "SD1.5", "coco").paper
+    assert paper[0] == 39.19
+    assert paper[1] == pytest.approx(42.15 - 39.19)
+    assert math.isnan(paper[2])
+
+
+def test_figure_7_is_known_at_its_two_printed_strengths():
+    assert paper_number("figure_7", "SD1.5", "gamma 1/1", "voc") == paper_number("table_3", "SD1.5", "off", "voc")
+    assert paper_number("figure_7", "SD1.5", "gamma 1/3", "voc") == paper_number("table_3", "SD1.5", "on", "voc")
+    assert math.isnan(paper_number("figure_7", "SD1.5", "gamma 1/2", "voc"))
+
+
+def test_unknown_paper_tables_list_the_known():
+    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_4, table_6"):
+        paper_number("table_1", "SD1.5", "off", "voc")
+
+
+def test_pivot_keeps_the_order_of_rows_and_sets(frame):
+    table = pivot(frame, "miou")
+    assert list(table.columns) == ["toy-voc", "toy-coco"]
+    assert [row for _, row in table.index] == ["off", "on"]
+    assert table.loc[("toy_a", "off"), "toy-voc"] == "30.1 [28.0, 32.0] (67.6)"
+    assert pivot(frame, "miou_gain").iloc[0, 0] == "+1.4 [-0.5, +2.5] (+0.6)"
+
+
+def test_equal_numbers_give_equal_bytes(frame, tmp_path):
+    first = [path.read_bytes() for path in write_table(frame, "table_x", "toy", "A caption.", tmp_path / "a")]
+    second = [path.read_bytes() for path in write_table(frame.copy(), "table_x", "toy", "A caption.", tmp_path / "b")]
+    assert first == second
+
+
+def test_csv_is_tidy_and_latex_escaped(frame, tmp_path):
+    csv, markdown, latex = write_table(frame, "table_x", "toy", "A caption.", tmp_path)
+    assert csv.parent.name == "toy"
+    loaded = pd.read_csv(csv)
+    assert list(loaded.columns) == COLUMNS
+    pd.testing.assert_frame_equal(loaded, tidy(frame))
+    assert "A caption." in markdown.read_text()
+    assert r"toy\_a" in latex.read_text()
+    assert r"\toprule" in latex.read_text()
+
+
+def test_missing_columns_are_named(frame):
+    with pytest.raises(ValueError, match="paper"):
+        tidy(frame.drop(columns="paper"))

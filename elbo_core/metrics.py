@@ -1,4 +1,4 @@
-"""From heatmaps to mIoU at all 99 thresholds, with bootstrap intervals over images, without keeping a mask.
+"""From heatmaps to mIoU at all 99 thresholds, without keeping a mask.
 
 Which class wins a pixel does not depend on the threshold, only whether it wins over the background does. So one
 histogram of winning scores per class (all its pixels, and the right ones) answers for every threshold at once.
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from elbo_core.methods.align import Heatmaps
+from elbo_core.checks import check_whole
+from elbo_core.heatmaps import Heatmaps
+from elbo_core.scene import IGNORED
 
 BINS = 100
-THRESHOLDS = np.arange(1, BINS)
-"""Thresholds in percent."""
-IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,22 @@ def count(heatmaps: Heatmaps, labels: Sequence[int], label_map: np.ndarray, n_la
     Without any class, all is taken for background.
 
     Raises:
-        ValueError: sizes differ, a label is out of range, or the heatmaps are not in [0, 1].
+        TypeError: the label map holds something else than whole numbers.
+        ValueError: sizes differ, a label is out of range or given twice, or the heatmaps are not in [0, 1].
     """
     values = heatmaps.values.numpy()
     if values.shape[1:] != label_map.shape:
         raise ValueError(f"heatmaps are {values.shape[1:]}, the label map is {label_map.shape}")
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("heatmaps must lie in [0, 1] and hold no NaN")
+    _check_labels(labels, len(values), n_labels)
+    if label_map.dtype.kind not in "ui":
+        raise TypeError(f"a label map must hold whole numbers, got {label_map.dtype}")
     kept = label_map != IGNORED
     truth = label_map[kept].astype(np.int64)
-    if truth.size and truth.max() > n_labels:
-        raise ValueError(f"label {truth.max()} is outside 0..{n_labels}")
+    wrong = truth[(truth < 0) | (truth > n_labels)]
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is outside 0..{n_labels}")
     if not len(labels):
         values, labels = np.zeros((1, *label_map.shape), np.float32), [0]
     winner = np.asarray(labels)[values.argmax(axis=0)][kept]
@@ -64,6 +68,13 @@ def count(heatmaps: Heatmaps, labels: Sequence[int], label_map: np.ndarray, n_la
     right = np.bincount((winner * BINS + score)[correct], minlength=np.prod(shape)).reshape(shape)
     background = np.bincount(score[truth == 0], minlength=BINS)
     return Counts(won, right, np.bincount(truth, minlength=n_labels + 1), background)
+
+
+def _check_labels(labels: Sequence[int], n_classes: int, n_labels: int) -> None:
+    if len(labels) != n_classes or len(set(labels)) != n_classes:
+        raise ValueError(f"{n_classes} heatmaps need as many labels, each its own, got {list(labels)}")
+    for label in labels:
+        check_whole(label, "the label of a class", 1, n_labels)
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,13 @@ class Stack:
 
 
 def stack(counts: Sequence[Counts]) -> Stack:
-    """The counts of many images, in their order."""
+    """The counts of many images, in their order.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if not counts:
+        raise ValueError("there are no counts to stack; measure at least one image")
     lines = [(k, label) for k, one in enumerate(counts) for label in np.flatnonzero(one.won.any(axis=1) + one.true)]
     image, label = np.array(lines).reshape(-1, 2).T
     right = [one.right.copy() for one in counts]
@@ -125,7 +142,8 @@ class Sums:
     def at(self, threshold: np.ndarray) -> Sums:
         """The sums of each resample at its own `threshold` [R], an index into the 99: shapes [R, K + 1, 1]."""
         place = threshold[:, None, None]
-        return Sums(*(np.take_along_axis(part, place, axis=2) for part in (self.predicted, self.right)), self.true)
+        predicted, right = (np.take_along_axis(part, place, axis=2) for part in (self.predicted, self.right))
+        return Sums(predicted, right, self.true)
 
 
 def pool(counts: Stack, weights: np.ndarray) -> Sums:
@@ -203,19 +221,23 @@ def fixed(percent: int) -> Policy:
     """The policy of one threshold for all.
 
     Raises:
-        ValueError: the threshold is not one of 1 to 99 percent.
+        TypeError, ValueError: the threshold is not one of 1 to 99 percent.
     """
-    if percent not in THRESHOLDS:
-        raise ValueError(f"a threshold must lie in 1..99 percent, got {percent}")
+    percent = _check_percent(percent)
     return lambda metric, counts, weights: metric(pool(counts, weights))[:, percent - 1]
+
+
+def _check_percent(percent: int) -> int:
+    return check_whole(percent, "a threshold in percent", 1, BINS - 1)
 
 
 def cross_validated(metric: Metric, counts: Stack, weights: np.ndarray, folds: int = 4) -> np.ndarray:
     """The metric [R] when each fold's threshold is the one that is best on the other folds; every fourth image a fold.
 
     Raises:
-        ValueError: there are fewer images than folds.
+        TypeError, ValueError: there are fewer images than folds, or fewer than two folds.
     """
+    check_whole(folds, "the number of folds", 2)
     if weights.shape[1] < folds:
         raise ValueError(f"{folds}-fold cross-validation needs as many images, got {weights.shape[1]}")
     fold_of_image = np.arange(weights.shape[1]) % folds
@@ -265,41 +287,14 @@ def pairs(counts: Stack, percent: int) -> pd.DataFrame:
     """IoU at one threshold of each (image, label) of the truth, background aside.
 
     Columns: index (of the image), label, area (share of the image), iou (percent).
+
+    Raises:
+        TypeError, ValueError: the threshold is not one of 1 to 99 percent.
     """
+    percent = _check_percent(percent)
     things = (counts.label > 0) & (counts.true > 0)
     image, label, area = counts.image[things], counts.label[things], counts.true[things]
     claimed, hit = (part[things, percent:].sum(axis=1, dtype=np.int64) for part in (counts.won, counts.right))
     whole = np.bincount(counts.image, counts.true)[image]
     shares = {"area": area / whole, "iou": 100 * hit / (claimed + area - hit)}
     return pd.DataFrame({"index": image, "label": label} | shares)
-
-
-def by_area(counts: Stack, percent: int, groups: int = 10) -> pd.DataFrame:
-    """IoU at one threshold against size: (image, label) pairs in equal groups by their true area.
-
-    Columns: group, area (mean share of the image), iou (mean of the pairs, percent), n.
-    """
-    frame = pairs(counts, percent)
-    frame["group"] = frame.area.rank(method="first").sub(1).floordiv(len(frame) / groups).astype(int) + 1
-    return frame.groupby("group").agg(area=("area", "mean"), iou=("iou", "mean"), n=("iou", "size")).reset_index()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number with its 95 % bootstrap interval over images."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap_weights(n_images: int, resamples: int = 1000, seed: int = 4307) -> np.ndarray:
-    """How often each image is drawn in each resample, [resamples, n_images]. One matrix for all rows pairs them."""
-    draws = np.random.default_rng(seed).integers(n_images, size=(resamples, n_images))
-    return np.stack([np.bincount(row, minlength=n_images) for row in draws])
-
-
-def interval(value: float, samples: np.ndarray) -> Estimate:
-    """The 95 % percentile interval of bootstrap `samples` around the value measured on all images."""
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high))

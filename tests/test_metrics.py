@@ -7,24 +7,23 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from elbo_core.methods.align import Heatmaps
+from elbo_core.heatmaps import Heatmaps
 from elbo_core.metrics import (
     METRICS,
     at_best_miou,
     bisection,
-    bootstrap_weights,
-    by_area,
     count,
     cross_validated,
     everything,
     fixed,
-    interval,
     miou_by_threshold,
     oracle,
+    pairs,
     per_label,
     pool,
     stack,
 )
+from elbo_core.reports.bootstrap import bootstrap_weights
 
 LABELS = 5
 
@@ -115,26 +114,22 @@ def test_cross_validation_never_beats_the_oracle(counts):
 
 
 def test_policies_that_make_no_sense(counts):
-    with pytest.raises(ValueError, match=r"1..99 percent, got 0"):
+    with pytest.raises(ValueError, match=r"percent must be in 1..99, got 0"):
         fixed(0)
     with pytest.raises(ValueError, match="7-fold cross-validation needs as many images, got 6"):
         cross_validated(METRICS["miou"], counts, everything(counts), 7)
 
 
-def test_area_groups_hold_every_pair_once(images, counts):
-    table = by_area(counts, 40, groups=3)
-    pairs = []
-    for heatmaps, labels, truth in images:
+def test_pairs_are_the_ious_of_each_image_and_class(images, counts):
+    expected = []
+    for index, (heatmaps, labels, truth) in enumerate(images):
         mask = np.array([0, *labels])[heatmaps.mask(0.4).numpy()]
-        for label in set(np.unique(truth)) - {0, 255}:
+        for label in sorted(set(np.unique(truth)) - {0, 255}):
             true, claimed = truth == label, (mask == label) & (truth != 255)
-            pairs.append((true.sum() / (truth != 255).sum(), 100 * (true & claimed).sum() / (true | claimed).sum()))
-    assert table.n.sum() == len(pairs)
-    assert table.n.max() - table.n.min() <= 1
-    assert (table.area.diff().dropna() > 0).all()
-    assert (table.iou @ table.n) / len(pairs) == pytest.approx(np.mean([iou for _, iou in pairs]))
-    first = sorted(pairs, key=lambda pair: pair[0])[: table.n[0]]
-    assert table.iou[0] == pytest.approx(np.mean([iou for _, iou in first]))
+            iou = 100 * (true & claimed).sum() / (true | claimed).sum()
+            expected.append((index, label, true.sum() / (truth != 255).sum(), iou))
+    found = pairs(counts, 40).sort_values(["index", "label"])
+    np.testing.assert_allclose(found[["index", "label", "area", "iou"]], np.array(expected))
 
 
 def test_by_hand():
@@ -164,29 +159,48 @@ def test_bootstrap_equals_resampling_by_hand(images):
         assert at_best_miou(miou, counts, weights)[row] == oracle(miou, counts, weights)[row]
 
 
-def test_every_resample_has_as_many_images():
-    weights = bootstrap_weights(7, 100)
-    assert (weights.sum(axis=1) == 7).all()
-    assert np.array_equal(weights, bootstrap_weights(7, 100))
-
-
-def test_interval_of_a_normal_sample():
-    samples = np.random.default_rng(0).normal(10, 1, 100_000)
-    estimate = interval(10, samples)
-    assert (estimate.low, estimate.high) == pytest.approx((8.04, 11.96), abs=0.03)
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda h, t: (h, t[:-1]), "label map is"),
     (lambda h, t: (h, np.full_like(t, LABELS + 1)), "label 6 is outside"),
     (lambda h, t: (Heatmaps(h.classes, h.values * torch.nan, h.scores), t), "no NaN"),
     (lambda h, t: (Heatmaps(h.classes, h.values + 1, h.scores), t), r"\[0, 1\]"),
+    (lambda h, t: (h, t.astype(np.int32) + 65536), "label 65536 is outside|label 655"),
+    (lambda h, t: (h, t.astype(np.int16) - 300), "label -"),
 ])  # fmt: skip
 def test_bad_input(change, message):
     heatmaps, labels, truth = random_image(0)
     heatmaps, truth = change(heatmaps, truth)
     with pytest.raises(ValueError, match=message):
         count(heatmaps, labels, truth, LABELS)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [1, 2, 2], [1, 2, 3, 4], [0, 1, 2], [-1, 1, 2], [1, 2, LABELS + 1]])
+def test_labels_that_are_not_one_for_each_class(labels):
+    heatmaps, _, truth = random_image(0)
+    with pytest.raises(ValueError, match="label"):
+        count(heatmaps, labels, truth, LABELS)
+
+
+def test_label_maps_of_other_than_whole_numbers():
+    heatmaps, labels, truth = random_image(0)
+    with pytest.raises(TypeError, match="a label map must hold whole numbers, got float64"):
+        count(heatmaps, labels, truth.astype(float), LABELS)
+
+
+@pytest.mark.parametrize("percent", [0, 100, -1, 0.5, 50.0, "50", True, None])
+def test_thresholds_in_percent_are_whole_numbers_from_1_to_99(percent, counts):
+    for use in (fixed, lambda percent: pairs(counts, percent)):
+        with pytest.raises((TypeError, ValueError), match="a threshold in percent must be"):
+            use(percent)
+
+
+def test_nothing_to_count():
+    with pytest.raises(ValueError, match="no counts to stack"):
+        stack([])
+    with pytest.raises(ValueError, match="number of images must be at least 1"):
+        bootstrap_weights(0)
+    with pytest.raises(ValueError, match="number of resamples must be at least 1"):
+        bootstrap_weights(3, 0)
 
 
 def test_bisection_finds_the_only_peak_and_may_miss_the_better_of_two(counts):

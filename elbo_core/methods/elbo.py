@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from elbo_core.checks import check_share
 from elbo_core.diffusion.blocks import in_blocks
 from elbo_core.diffusion.schedule import NoiseSchedule, PathPoint
 from elbo_core.errors import ScheduleError
+from elbo_core.heatmaps import min_max
 
 if TYPE_CHECKING:
     from elbo_core.diffusion.denoiser import Conditioning, Denoiser
@@ -33,11 +33,19 @@ def _relative(path: PathPoint, losses: Tensor) -> Tensor:
     return 1 / losses.double().mean(dim=0)
 
 
+def _epsilon(path: PathPoint, losses: Tensor) -> Tensor:
+    return torch.ones(losses.shape[1], dtype=torch.float64)
+
+
+def _elbo(path: PathPoint, losses: Tensor) -> Tensor:
+    return -0.5 * path.log_snr_slope
+
+
 ESTIMATORS: dict[str, Weighting] = {
-    "epsilon": lambda path, losses: torch.ones(losses.shape[1], dtype=torch.float64),
+    "epsilon": _epsilon,
     "velocity": _velocity,
     "flow": _flow,
-    "elbo": lambda path, losses: -0.5 * path.log_snr_slope,
+    "elbo": _elbo,
     "relative": _relative,
 }
 """By name, the weight w(t) [T] of the epsilon-MSE [N, T] at each timestep; a class's loss is the mean of w(t) MSE(t).
@@ -53,15 +61,32 @@ given mean weighs each term by mean over variance, which is 1 / m.
 """
 
 
+def check_estimator(estimator: str) -> None:
+    """
+    Raises:
+        ValueError: the estimator is unknown.
+    """
+    if estimator not in ("released", *ESTIMATORS):
+        raise ValueError(f"unknown estimator {estimator!r}; known: released, {', '.join(ESTIMATORS)}")
+
+
+def check_gamma(gamma: float) -> None:
+    """
+    Raises:
+        TypeError, ValueError: gamma is no number in (0, 1].
+    """
+    if not check_share(gamma, "gamma") > 0:
+        raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
+
+
 def weights(estimator: str, schedule: NoiseSchedule, timesteps: Tensor, losses: Tensor) -> Tensor:
     """w(t) [T] of an estimator for the epsilon-MSE `losses` [N, T] of the classes at integer `timesteps` [T].
 
     Raises:
-        ValueError: the estimator is unknown.
+        ValueError: see `check_estimator`.
         ScheduleError: it is infinite at a timestep, as at a terminal SNR of zero.
     """
-    if estimator not in ("released", *ESTIMATORS):
-        raise ValueError(f"unknown estimator {estimator!r}; known: released, {', '.join(ESTIMATORS)}")
+    check_estimator(estimator)
     values = ESTIMATORS[schedule.released_error if estimator == "released" else estimator](
         schedule.at(timesteps), losses
     )
@@ -93,59 +118,6 @@ def class_loss(losses: Tensor, weight: Tensor) -> ClassLoss:
     return ClassLoss(terms.mean(dim=1), error)
 
 
-STRATEGIES = {"even": (0.0, 1.0), "small": (0.0, 0.2), "middle": (0.4, 0.6), "large": (0.7, 0.9)}
-
-
-@dataclass(frozen=True)
-class Timesteps:
-    """Which timesteps to ask (Tables VI, VII and IX): `count` of them, evenly inside the range of a strategy.
-
-    "even" covers [0, 1], "small" [0, 0.2], "middle" [0.4, 0.6], "large" [0.7, 0.9]; "random" draws all from [0, 1]
-    once, by `seed`, as the released code does at its start.
-
-    Raises:
-        ValueError: the strategy is unknown or the count is not positive.
-    """
-
-    strategy: str = "even"
-    count: int = 20
-    seed: int = 4307
-
-    def __post_init__(self) -> None:
-        if self.strategy not in (*STRATEGIES, "random"):
-            raise ValueError(f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}, random")
-        if self.count < 1:
-            raise ValueError(f"at least one timestep is needed, got {self.count}")
-
-    def of(self, total: int = 1000) -> tuple[int, ...]:
-        """Distinct integer timesteps below `total`, in rising order.
-
-        Raises:
-            ValueError: the range holds fewer than `count` timesteps.
-        """
-        if self.strategy == "random":
-            chosen = random.Random(self.seed).sample(range(1, total), min(self.count, total - 1))
-        else:
-            low, high = STRATEGIES[self.strategy]
-            width = (high - low) / self.count
-            chosen = {int(round(total * (low + (index + 0.5) * width), 6)) for index in range(self.count)}
-        if len(chosen) < self.count:
-            raise ValueError(f"{self.strategy!r} holds only {len(chosen)} of {total} timesteps, asked for {self.count}")
-        return tuple(sorted(chosen))
-
-
-def keyed_noise(shape: Sequence[int], seed: int, image_id: str, purpose: str, timesteps: Sequence[int]) -> Tensor:
-    """Standard normal noise [T, *shape], float32 on the CPU. Each entry depends only on (seed, image, purpose,
-    timestep), never on the batch, the order or the number of processes."""
-    return torch.stack([_one_noise(shape, f"{seed}/{image_id}/{purpose}/{timestep}") for timestep in timesteps])
-
-
-def _one_noise(shape: Sequence[int], key: str) -> Tensor:
-    digest = hashlib.sha256(key.encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(*shape, generator=generator)
-
-
 def class_losses(
     denoiser: Denoiser, latents: Tensor, texts: Conditioning, noise: Tensor, timesteps: Tensor, batch_size: int = 32
 ) -> Tensor:
@@ -156,6 +128,30 @@ def class_losses(
     Raises:
         ValueError: there is no class or no timestep.
     """
+    return _errors(denoiser, latents, texts, noise, timesteps, batch_size, mean_square)
+
+
+def error_maps(
+    denoiser: Denoiser, latents: Tensor, texts: Conditioning, noise: Tensor, timesteps: Tensor, batch_size: int = 32
+) -> Tensor:
+    """The same before the mean and the square: the errors estimate - noise, float32 [N, T, C, h, w] on the CPU.
+
+    Raises:
+        ValueError: there is no class or no timestep.
+    """
+    return _errors(denoiser, latents, texts, noise, timesteps, batch_size, Tensor.cpu)
+
+
+def mean_square(errors: Tensor) -> Tensor:
+    """The epsilon-MSE [...] of errors [..., C, h, w]."""
+    return errors.square().flatten(-3).mean(dim=-1)
+
+
+def _errors(
+    denoiser: Denoiser, latents: Tensor, texts: Conditioning, noise: Tensor, timesteps: Tensor, batch_size: int,
+    kept: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """What is `kept` of the errors [B, C, h, w] of a pass, for every text and timestep: [N, T, ...]."""
     if not len(texts) or not len(timesteps):
         raise ValueError(f"nothing to ask: {len(texts)} classes at {len(timesteps)} timesteps")
     pairs = torch.cartesian_prod(torch.arange(len(texts)), torch.arange(len(timesteps)))  # [N*T, 2]
@@ -164,22 +160,9 @@ def class_losses(
         of_class, of_time = block.unbind(dim=1)
         epsilon, times = noise[of_time], timesteps[of_time]
         noisy = denoiser.noise(latents.expand(len(block), *latents.shape), epsilon, times)
-        predicted = denoiser.predict(noisy, times, texts[of_class])
-        return (predicted - epsilon).square().flatten(1).mean(dim=1)
+        return kept(denoiser.predict(noisy, times, texts[of_class]) - epsilon)
 
-    return torch.cat(in_blocks(of_block, pairs, batch_size)).view(len(texts), len(timesteps))
-
-
-ROUNDING = 2e-6
-"""Relative differences below this are the rounding of single precision, not information."""
-
-
-def min_max(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """Scale to [0, 1] over `dims`; what is constant there, up to rounding, becomes 0, never NaN or amplified noise."""
-    low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
-    spread = high - low
-    varies = spread > ROUNDING * torch.maximum(low.abs(), high.abs())
-    return torch.where(varies, (values - low) / torch.where(varies, spread, 1.0), 0.0)
+    return torch.cat(in_blocks(of_block, pairs, batch_size)).unflatten(0, (len(texts), len(timesteps)))
 
 
 def alignment_score(class_loss: Tensor, gamma: float) -> Tensor:
@@ -190,8 +173,7 @@ def alignment_score(class_loss: Tensor, gamma: float) -> Tensor:
     Raises:
         ValueError: gamma is not in (0, 1], or a loss is not finite.
     """
-    if not 0 < gamma <= 1:
-        raise ValueError(f"gamma must lie in (0, 1], got {gamma}")
+    check_gamma(gamma)
     if not class_loss.isfinite().all():
         raise ValueError(f"class losses must be finite, got {class_loss.tolist()}")
     return gamma ** min_max(class_loss, [0])

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from elbo_core.captions import TEMPLATE, Caption, list_captions, split
+from elbo_core.captions import Caption, list_captions, split, without
 from elbo_core.diffusion.attention import AttentionLayer, CrossAttention, SelfAttention
 from elbo_core.diffusion.blocks import in_blocks
 from elbo_core.diffusion.denoiser import Denoiser
+from elbo_core.diffusion.noise import keyed_noise
 from elbo_core.diffusion.schedule import NoiseSchedule
-from elbo_core.methods import elbo
+from elbo_core.methods.elbo import class_losses, error_maps, mean_square
+from elbo_core.methods.plan import CAPTION, EMPTY, Ask, Plan, is_template
 from elbo_core.scene import Scene
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to ask. The defaults are those of the released code (`configs/run_segmentation.yaml`).
-
-    elbo_template: the condition of a class's losses, with the class in the place of "{}" or its noun phrase in that of
-        "{phrase}".
-    """
-
-    elbo_timesteps: tuple[int, ...] = tuple(range(1, 999, 50))
-    attention_timesteps: tuple[int, ...] = tuple(range(20, 201, 20))
-    elbo_template: str = TEMPLATE
-    seed: int = 4307
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.elbo_timesteps or not self.attention_timesteps:
-            raise ValueError("a plan needs at least one ELBO timestep and one attention timestep")
-
-    @classmethod
-    def paper(cls) -> Plan:
-        """The paper's text, literally: the bare class as condition, 20 timesteps evenly in [0, 1], 10 in [0, 0.2]."""
-        return cls(elbo.Timesteps("even", 20).of(), elbo.Timesteps("small", 10).of(), elbo_template="{}")
 
 
 @dataclass(frozen=True)
@@ -71,105 +50,307 @@ class CaptionAttention:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """losses: epsilon-MSE, float32 [N, T], of each class at each of `elbo_timesteps` [T].
+class Condition:
+    """What the network is told in a pass: a text, and the classes that the answer is about (those that it names, or the
+    one that it leaves out)."""
 
-    attention: one entry per caption, over `attention_timesteps` [T']; together they name every class once.
+    text: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The answer to a question for losses: the epsilon-MSE, float32 [N, T], of N texts at the timesteps of `ask`."""
+
+    ask: Ask
+    values: Tensor
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def timesteps(self) -> Tensor:
+        """int64 [T]."""
+        return torch.tensor(self.ask.timesteps)
+
+    def of_each(self, classes: Sequence[str]) -> Tensor:
+        """The loss of the text that is about each class, [len(classes), T].
+
+        Raises:
+            ValueError: no text is about a class.
+        """
+        return self.values[_rows_of(self.conditions, classes, self.ask)]
+
+    def under(self, ask: Ask) -> Losses:
+        """The answer to a question for some of the timesteps only."""
+        return replace(self, ask=ask, values=self.values[:, _positions(self.ask, ask)])
+
+
+@dataclass(frozen=True)
+class ErrorMaps:
+    """The answer to a question for error maps: the errors of the noise estimate, float32 [N, T, C, h, w], of N texts at
+    the timesteps of `ask`, on the CPU.
+
+    They are kept with their sign and all channels, so that squares as well as differences of estimates can be read:
+    the noise is the same for all texts. That is 4 bytes for each text, timestep and entry of the latents; 11 texts and
+    20 timesteps take 14 MB for a picture of 512 x 512 with SD 1.5, and 58 MB with SD 3.
+    """
+
+    ask: Ask
+    values: Tensor
+    conditions: tuple[Condition, ...]
+
+    @property
+    def timesteps(self) -> Tensor:
+        """int64 [T]."""
+        return torch.tensor(self.ask.timesteps)
+
+    @property
+    def losses(self) -> Losses:
+        """What is left of them when pixels and channels are averaged."""
+        return Losses(self.ask, mean_square(self.values), self.conditions)
+
+    def of_each(self, classes: Sequence[str]) -> Tensor:
+        """The errors of the text that is about each class, [len(classes), T, C, h, w].
+
+        Raises:
+            ValueError: no text is about a class.
+        """
+        return self.values[_rows_of(self.conditions, classes, self.ask)]
+
+    def under(self, ask: Ask) -> ErrorMaps:
+        """The answer to a question for some of the timesteps only."""
+        index = _positions(self.ask, ask)
+        return self if ask == self.ask else replace(self, ask=ask, values=self.values[:, index])
+
+
+def _rows_of(conditions: Sequence[Condition], classes: Sequence[str], ask: Ask) -> list[int]:
+    rows = {name: row for row, condition in reversed(list(enumerate(conditions))) for name in condition.classes}
+    unknown = [name for name in classes if name not in rows]
+    if unknown:
+        raise ValueError(f"no text of {ask.texts!r} is about {', '.join(map(repr, unknown))}")
+    return [rows[name] for name in classes]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The answer to a question for attention: one entry per caption; together they name every class once."""
+
+    ask: Ask
+    captions: tuple[CaptionAttention, ...]
+
+    def under(self, ask: Ask) -> Attention:
+        """The answer to a question for some of the timesteps only."""
+        index = _positions(self.ask, ask)
+        return Attention(ask, tuple(caption.only(index) for caption in self.captions))
+
+
+Answer = TypeVar("Answer", Losses, Attention, ErrorMaps)
+
+
+def _positions(asked: Ask, wanted: Ask) -> list[int]:
+    place = {timestep: index for index, timestep in enumerate(asked.timesteps)}
+    missing = [timestep for timestep in wanted.timesteps if timestep not in place]
+    if missing:
+        raise ValueError(f"timesteps {missing} were not asked of {asked.texts!r}; asked: {list(asked.timesteps)}")
+    return [place[timestep] for timestep in wanted.timesteps]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a model said about a picture under a plan: one answer per question.
+
     image_size: (H, W) of the picture.
     """
 
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     schedule: NoiseSchedule
-    elbo_timesteps: Tensor
-    losses: Tensor
-    attention: tuple[CaptionAttention, ...]
-    attention_timesteps: Tensor
+    all_losses: tuple[Losses, ...]
+    all_attention: tuple[Attention, ...]
+    all_error_maps: tuple[ErrorMaps, ...] = ()
 
-    def at_elbo(self, timesteps: Sequence[int]) -> Observation:
-        """With the losses of some of the timesteps only.
-
-        Raises:
-            ValueError: a timestep was not asked.
-        """
-        index = _positions(self.elbo_timesteps, timesteps)
-        return replace(self, elbo_timesteps=self.elbo_timesteps[index], losses=self.losses[:, index])
-
-    def at_attention(self, timesteps: Sequence[int]) -> Observation:
-        """With the attention of some of the timesteps only.
+    @property
+    def losses(self) -> Losses:
+        """The only losses.
 
         Raises:
-            ValueError: a timestep was not asked.
+            ValueError: there are none, or those of several wordings.
         """
-        index = _positions(self.attention_timesteps, timesteps)
-        chosen = tuple(attention.only(index) for attention in self.attention)
-        return replace(self, attention=chosen, attention_timesteps=self.attention_timesteps[index])
+        return _only_one(self.all_losses, "losses")
+
+    @property
+    def attention(self) -> Attention:
+        """The only attention.
+
+        Raises:
+            ValueError: there is none, or that of several wordings.
+        """
+        return _only_one(self.all_attention, "attention")
+
+    def losses_of(self, texts: str) -> Losses:
+        """The losses of a wording.
+
+        Raises:
+            ValueError: it was not asked.
+        """
+        return _wording(self.all_losses, texts)
+
+    def error_maps_of(self, texts: str) -> ErrorMaps:
+        """The error maps of a wording.
+
+        Raises:
+            ValueError: it was not asked.
+        """
+        return _wording(self.all_error_maps, texts)
+
+    def under(self, plan: Plan) -> Observation:
+        """What a smaller plan would have seen.
+
+        Raises:
+            ValueError: a wording or a timestep was not asked.
+        """
+        return replace(
+            self,
+            all_losses=tuple(_wording(self.all_losses, ask.texts).under(ask) for ask in plan.losses),
+            all_attention=tuple(_wording(self.all_attention, ask.texts).under(ask) for ask in plan.attention),
+            all_error_maps=tuple(_wording(self.all_error_maps, ask.texts).under(ask) for ask in plan.error_maps),
+        )
 
 
-def _positions(asked: Tensor, wanted: Sequence[int]) -> list[int]:
-    place = {timestep: index for index, timestep in enumerate(asked.tolist())}
-    missing = [timestep for timestep in wanted if timestep not in place]
-    if missing:
-        raise ValueError(f"timesteps {missing} were not asked; asked: {asked.tolist()}")
-    return [place[timestep] for timestep in wanted]
+def _only_one(answers: Sequence[Answer], kind: str) -> Answer:
+    if len(answers) != 1:
+        raise ValueError(
+            f"one question for {kind} was expected, the observation answers {len(answers)}: "
+            f"{[answer.ask.texts for answer in answers]}; ask for it in the plan, or narrow with `under`"
+        )
+    return answers[0]
+
+
+def _wording(answers: Sequence[Answer], texts: str) -> Answer:
+    for answer in answers:
+        if answer.ask.texts == texts:
+            return answer
+    raise ValueError(f"{texts!r} was not asked; asked: {[answer.ask.texts for answer in answers]}")
 
 
 Noise = Mapping[str, Tensor]
-"""Noise of one's own: "elbo" [T, C, h, w] and "collect" [T', C, h, w], for the two kinds of timesteps of a plan."""
+"""Noise of one's own: "elbo" [T, C, h, w] and "collect" [T', C, h, w], for all timesteps of the questions for losses
+and error maps (`Plan.estimates`) and of those for attention (`timesteps_of`)."""
+
+
+def timesteps_of(asks: Sequence[Ask]) -> tuple[int, ...]:
+    """All timesteps of some questions, once each: in the order of a single question, else in rising order."""
+    if len(asks) == 1:
+        return asks[0].timesteps
+    return tuple(sorted({timestep for ask in asks for timestep in ask.timesteps}))
 
 
 def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan(), noise: Noise | None = None) -> Observation:
-    """Run the network on one scene: N * T passes for the losses, T' per caption for the attention.
+    """Run the network on one scene, once for every text and timestep of the plan.
 
-    Noise is keyed by seed, scene and timestep, unless `noise` is given.
+    Noise is keyed by seed, scene and timestep, unless `noise` is given; all texts see the same.
 
     Raises:
-        ValueError: the noise given does not fit the plan and the model.
+        ValueError: the noise given does not fit the plan and the model, or a wording does not fit the scene.
+        ScheduleError: a timestep is outside the model's schedule; before the network runs.
     """
+    for ask in plan.estimates + plan.attention:
+        denoiser.schedule.time(torch.tensor(ask.timesteps))
     latents = denoiser.encode_image(scene.image)
     noise = keyed(latents, scene, plan) if noise is None else _checked(noise, latents, plan)
+    estimates = _Noised(denoiser, scene, latents, plan, timesteps_of(plan.estimates), noise["elbo"])
+    attention = _Noised(denoiser, scene, latents, plan, timesteps_of(plan.attention), noise["collect"])
+    mapped = {ask.texts for ask in plan.error_maps}
+    maps = {ask.texts: estimates.ask_error_maps(ask) for ask in plan.estimates if ask.texts in mapped}
     return Observation(
         classes=scene.classes,
         image_size=tuple(scene.image.shape[1:]),
         schedule=denoiser.schedule,
-        elbo_timesteps=torch.tensor(plan.elbo_timesteps),
-        losses=_losses(denoiser, scene, latents, plan, noise["elbo"]),
-        attention=_attention(denoiser, scene, latents, plan, noise["collect"]),
-        attention_timesteps=torch.tensor(plan.attention_timesteps),
+        all_losses=tuple(
+            maps[ask.texts].under(ask).losses if ask.texts in maps else estimates.ask_losses(ask) for ask in plan.losses
+        ),
+        all_attention=tuple(attention.ask_attention(ask) for ask in plan.attention),
+        all_error_maps=tuple(maps[ask.texts].under(ask) for ask in plan.error_maps),
     )
 
 
 def keyed(latents: Tensor, scene: Scene, plan: Plan) -> Noise:
     """The noise of a scene under a plan, for latents [C, h, w]."""
-    purposes = {"elbo": ("elbo", plan.elbo_timesteps), "collect": ("attention", plan.attention_timesteps)}
+    purposes = {"elbo": ("elbo", plan.estimates), "collect": ("attention", plan.attention)}
     return {
-        kind: elbo.keyed_noise(latents.shape, plan.seed, scene.id, purpose, timesteps).to(latents.device)
-        for kind, (purpose, timesteps) in purposes.items()
+        kind: keyed_noise(latents.shape, plan.seed, scene.id, purpose, timesteps_of(asks)).to(latents.device)
+        for kind, (purpose, asks) in purposes.items()
     }
 
 
 def _checked(noise: Noise, latents: Tensor, plan: Plan) -> Noise:
     """The noise given, on the device of the latents."""
-    for kind, timesteps in (("elbo", plan.elbo_timesteps), ("collect", plan.attention_timesteps)):
-        wanted = (len(timesteps), *latents.shape)
-        found = tuple(noise[kind].shape) if kind in noise else None
-        if found != wanted:
-            raise ValueError(f"noise[{kind!r}] must have the shape {wanted}, got {found}")
-    return {kind: values.to(latents) for kind, values in noise.items()}
+    checked = {}
+    for kind, asks in (("elbo", plan.estimates), ("collect", plan.attention)):
+        wanted = (len(timesteps_of(asks)), *latents.shape)
+        values = noise.get(kind, torch.empty(0, *latents.shape))
+        if tuple(values.shape) != wanted:
+            raise ValueError(f"noise[{kind!r}] must have the shape {wanted}, got {tuple(values.shape)}")
+        checked[kind] = values.to(latents)
+    return checked
 
 
-def _losses(denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan, noise: Tensor) -> Tensor:
-    texts = denoiser.encode_text(conditions(scene, plan.elbo_template))
-    timesteps = torch.tensor(plan.elbo_timesteps)
-    return elbo.class_losses(denoiser, latents, texts, noise, timesteps, plan.batch_size).cpu()
+@dataclass(frozen=True)
+class _Noised:
+    """A scene's latents [C, h, w], and noise [T, C, h, w] for `timesteps`, ready to be asked about."""
+
+    denoiser: Denoiser
+    scene: Scene
+    latents: Tensor
+    plan: Plan
+    timesteps: tuple[int, ...]
+    noise: Tensor
+
+    def ask_losses(self, ask: Ask) -> Losses:
+        values, conditions = self._estimate(class_losses, ask)
+        return Losses(ask, values.cpu(), conditions)
+
+    def ask_error_maps(self, ask: Ask) -> ErrorMaps:
+        return ErrorMaps(ask, *self._estimate(error_maps, ask))
+
+    def _estimate(self, of: Callable[..., Tensor], ask: Ask) -> tuple[Tensor, tuple[Condition, ...]]:
+        """What `of` makes of the errors of the network's estimates, and the texts that it was told."""
+        told = conditions(self.scene, ask.texts, self.denoiser)
+        texts = self.denoiser.encode_text([condition.text for condition in told])
+        timesteps, batch = torch.tensor(ask.timesteps), self.plan.batch_size
+        return of(self.denoiser, self.latents, texts, self._noise_of(ask), timesteps, batch), tuple(told)
+
+    def ask_attention(self, ask: Ask) -> Attention:
+        noise, batch = self._noise_of(ask), self.plan.batch_size
+        captions = captions_of(self.scene, ask.texts, self.denoiser)
+        return Attention(
+            ask, tuple(attend_caption(self.denoiser, caption, self.latents, ask, noise, batch) for caption in captions)
+        )
+
+    def _noise_of(self, ask: Ask) -> Tensor:
+        return self.noise[[self.timesteps.index(timestep) for timestep in ask.timesteps]]
 
 
-def conditions(scene: Scene, template: str) -> list[str]:
-    """For each candidate class, the text that its losses are conditioned on.
+def conditions(scene: Scene, texts: str, denoiser: Denoiser) -> list[Condition]:
+    """What the network is told when losses or error maps are asked: for a template, one text per class; else the
+    caption in as few pieces as the text encoder allows, for each class the piece that names it without the class, or
+    nothing.
 
     Raises:
-        ValueError: the template wants phrases and the scene has none.
+        ValueError: the template wants phrases and the scene has none, or a class is too long for the text encoder.
     """
+    if texts == EMPTY:
+        return [Condition("", scene.classes)]
+    if is_template(texts):
+        named = zip(scene.classes, _filled(scene, texts), strict=True)
+        return [Condition(text, (name,)) for name, text in named]
+    pieces = captions_of(scene, CAPTION, denoiser)
+    if texts == CAPTION:
+        return [Condition(piece.text, piece.classes) for piece in pieces]
+    homes = {name: piece for piece in pieces for name in piece.classes}
+    return [Condition(without(homes[name], name).text, (name,)) for name in scene.classes]
+
+
+def _filled(scene: Scene, template: str) -> list[str]:
     if "{phrase}" not in template:
         return [template.format(name) for name in scene.classes]
     if len(scene.phrases) != len(scene.classes):
@@ -180,24 +361,33 @@ def conditions(scene: Scene, template: str) -> list[str]:
     return [template.format(phrase=phrase) for phrase in scene.phrases]
 
 
-def _attention(
-    denoiser: Denoiser, scene: Scene, latents: Tensor, plan: Plan, noise: Tensor
-) -> tuple[CaptionAttention, ...]:
-    captions = split(scene.caption, denoiser.fits) if scene.caption else list_captions(scene.classes, denoiser.fits)
-    return tuple(attend_caption(denoiser, caption, latents, plan, noise) for caption in captions)
+def captions_of(scene: Scene, texts: str, denoiser: Denoiser) -> list[Caption]:
+    """What the network is told when attention is asked: one caption per class for a template; else the scene's own
+    caption, or one that lists the classes, in as few pieces as the text encoder allows.
+
+    Raises:
+        ValueError: a class or its mention is too long for the text encoder, or the template wants phrases.
+    """
+    if "{phrase}" in texts:
+        raise ValueError(f"attention is asked of classes, not of phrases; write {{}} in {texts!r} instead")
+    if is_template(texts):
+        return [caption for name in scene.classes for caption in list_captions([name], denoiser.fits, texts)]
+    if scene.caption is not None:
+        return split(scene.caption, denoiser.fits)
+    return list_captions(scene.classes, denoiser.fits)
 
 
 def attend_caption(
-    denoiser: Denoiser, caption: Caption, latents: Tensor, plan: Plan, noise: Tensor
+    denoiser: Denoiser, caption: Caption, latents: Tensor, ask: Ask, noise: Tensor, batch_size: int = 32
 ) -> CaptionAttention:
-    """The attention of one caption over the plan's timesteps, for latents [C, h, w] and noise [T', C, h, w]."""
-    timesteps = torch.tensor(plan.attention_timesteps)
+    """The attention of one caption over the question's timesteps, for latents [C, h, w] and noise [T, C, h, w]."""
+    timesteps = torch.tensor(ask.timesteps)
     noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
     text = denoiser.encode_text([caption.text])
     passes = in_blocks(
         lambda block: denoiser.attend(noisy[block], timesteps[block], text[torch.zeros_like(block)]),
         torch.arange(len(timesteps)),
-        plan.batch_size,
+        batch_size,
     )
     cross, self_attention = zip(*passes, strict=True)
     return CaptionAttention(

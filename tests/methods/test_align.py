@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from elbo_core import Recipe, Scene, align, observe
 from elbo_core.diffusion.attention import CrossAttention
-from elbo_core.methods.align import LAYER_WEIGHTS, ConstantScore, ElboScore, Heatmaps, calibrate, last_finest, read
-from elbo_core.methods.observe import Plan
+from elbo_core.heatmaps import Heatmaps
+from elbo_core.methods.align import LAYER_WEIGHTS, ConstantScore, ElboScore, calibrate, last_finest, read
+from elbo_core.methods.plan import Plan
 
-PLAN = Plan(elbo_timesteps=(1, 501), attention_timesteps=(20, 100))
+PLAN = Plan.of(elbo_timesteps=(1, 501), attention_timesteps=(20, 100))
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,11 @@ def dense(layer) -> torch.Tensor:
     return (layer.query @ layer.key.mT * layer.scale).softmax(dim=-1).mean(dim=(0, 1))
 
 
+def with_caption(observation, caption):
+    """The observation with another answer of its only caption."""
+    return replace(observation, all_attention=(replace(observation.attention, captions=(caption,)),))
+
+
 def min_max(x):
     return (x - x.min()) / (x.max() - x.min())
 
@@ -34,8 +40,8 @@ def min_max(x):
 def test_reference_equals_the_released_steps(observation):
     """`run_segmentation.py:160-247` of the released code, one class at a time, with every matrix formed."""
     heatmaps = align(observation, Recipe.reference())
-    attention = observation.attention[0]
-    summed = observation.losses.sum(dim=1)
+    (attention,) = observation.attention.captions
+    summed = observation.losses.values.sum(dim=1)
     exponents = 3 ** ((summed - summed.min()) / (summed.max() - summed.min() + 1e-10))
     depth = torch.arange(11)
     weights = torch.exp(-((depth - 4) ** 2) / 18)  # five layers down (two of side 8, two of 4), one in the middle
@@ -75,9 +81,9 @@ def test_constant_maps_become_zeros():
 
 
 def test_constant_attention_gives_zeros_not_nan(observation):
-    attention = observation.attention[0]
+    (attention,) = observation.attention.captions
     flat = [replace(layer, query=torch.zeros_like(layer.query)) for layer in attention.cross.layers]
-    blind = replace(observation, attention=(replace(attention, cross=CrossAttention(tuple(flat))),))
+    blind = with_caption(observation, replace(attention, cross=CrossAttention(tuple(flat))))
     assert torch.equal(align(blind).values, torch.zeros(3, 20, 28))
 
 
@@ -104,21 +110,21 @@ def test_per_timestep_results_are_averaged(tiny):
     scene = Scene.of(torch.rand(3, 16, 16), ["star", "tree"])
     raw = []
     for timesteps in ((20, 100), (20,), (100,)):
-        heatmaps = align(observe(tiny, scene, replace(PLAN, attention_timesteps=timesteps)), recipe)
+        heatmaps = align(observe(tiny, scene, Plan.of((1, 501), timesteps)), recipe)
         raw.append(heatmaps.values[0].logit())  # softmax of two maps: the logit is their difference
     torch.testing.assert_close(raw[0], (raw[1] + raw[2]) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_last_finest_takes_the_up_path(observation):
-    assert last_finest(observation.attention[0].self_attention) == [0] * 8 + [1] * 3
+    assert last_finest(observation.attention.captions[0].self_attention) == [0] * 8 + [1] * 3
 
 
 def test_the_late_layers_alone_can_be_read(observation):
-    cross = observation.attention[0].cross
+    (caption,) = observation.attention.captions
+    cross = caption.cross
     assert LAYER_WEIGHTS["late"](cross).tolist() == [0] * 5 + [1] * 6
     heatmaps = align(observation, replace(Recipe.reference().off(), layer_weights="late", refinements=()))
-    up = replace(observation.attention[0], cross=CrossAttention(cross.layers[5:]))
-    alone = replace(observation, attention=(replace(up, cross=CrossAttention(cross.layers[8:] + cross.layers[5:8])),))
+    alone = with_caption(observation, replace(caption, cross=CrossAttention(cross.layers[8:] + cross.layers[5:8])))
     torch.testing.assert_close(
         heatmaps.values,
         align(alone, replace(Recipe.reference().off(), layer_weights="uniform", refinements=())).values,
@@ -144,8 +150,18 @@ def test_mask_takes_the_highest_map_above_the_threshold():
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: ElboScore("elbow"), "'elbow'; known: released, epsilon"),
     (lambda: ElboScore(gamma=0), "gamma must lie in"),
+    (lambda: ElboScore(gamma="a"), "gamma must be a number"),
+    (lambda: ElboScore(gamma=True), "gamma must be a number"),
+    (lambda: ConstantScore("x"), "a score must be a number"),
+    (lambda: Recipe(score="elbo"), "score must be an ElboScore or a ConstantScore"),
+    (lambda: Recipe(average_maps="no"), "average_maps must be True or False"),
+    (lambda: Recipe(refinements="all finest"), "refinements must be a list of names"),
     (lambda: ConstantScore(2), "got 2"),
+    (lambda: Recipe(layer_weights="lat"), "unknown layer_weights 'lat'; known: gaussian, late, uniform"),
+    (lambda: Recipe(refinements=("finest",)), "unknown refinements 'finest'; known: all finest, last finest"),
+    (lambda: Recipe(readout="max"), "unknown readout 'max'; known: min-max, softmax, plain"),
+    (lambda: Recipe(text_part="t6"), "unknown text_part 't6'; known: first, all, clip, t5"),
 ])  # fmt: skip
-def test_bad_scores(build, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings(build, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()

@@ -3,19 +3,18 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
+from elbo_core.diffusion.noise import keyed_noise
 from elbo_core.diffusion.schedule import NoiseSchedule
 from elbo_core.errors import ScheduleError
+from elbo_core.heatmaps import min_max
 from elbo_core.methods.elbo import (
     ESTIMATORS,
-    STRATEGIES,
-    Timesteps,
     alignment_score,
     class_loss,
     class_losses,
-    keyed_noise,
-    min_max,
     weights,
 )
+from elbo_core.methods.timesteps import STRATEGIES, Timesteps
 
 
 def test_losses_equal_a_naive_loop(tiny):
@@ -193,7 +192,10 @@ def test_random_timesteps_follow_their_seed():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("evenly",), "unknown strategy 'evenly'; known: even"), (("even", 0), "at least one timestep is needed, got 0")],
+    [
+        (("evenly",), "unknown strategy 'evenly'; known: even"),
+        (("even", 0), "the number of timesteps must be at least 1"),
+    ],
 )
 def test_timesteps_that_make_no_sense(arguments, message):
     with pytest.raises(ValueError, match=message):

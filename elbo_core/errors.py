@@ -27,3 +27,7 @@ class ModelOutputError(ArithmeticError):
 
 class StoreError(RuntimeError):
     """A run store that cannot be read or written, or lacks what was asked."""
+
+
+class MeasurementError(RuntimeError):
+    """An image that could not be measured; its cause says why."""

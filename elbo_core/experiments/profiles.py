@@ -56,14 +56,19 @@ def get_profile(name: str) -> Profile:
     ELBO_IMAGES, if set, is the number of images a set.
 
     Raises:
-        ValueError: unknown profile, or a number of images below one.
+        ValueError: unknown profile, or a number of images that is none or below one.
     """
     name = os.environ.get("ELBO_PROFILE") or name
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    wanted = os.environ.get("ELBO_IMAGES") or profile.images
-    images = None if wanted is None else int(wanted)
-    if images is not None and images < 1:
-        raise ValueError(f"ELBO_IMAGES must be at least 1, got {images}")
+    images = _whole_number(os.environ.get("ELBO_IMAGES", ""), profile.images)
     return replace(profile, images=images, datasets=tuple(filter(is_there, profile.datasets)))
+
+
+def _whole_number(text: str, default: int | None) -> int | None:
+    if not text.strip():
+        return default
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"ELBO_IMAGES must be a whole number from 1 on, got {text!r}")
+    return int(text)

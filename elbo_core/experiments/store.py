@@ -1,185 +1,156 @@
-"""The run store: what was measured, on disk, one Parquet file per image, so that nothing is measured twice.
+"""The run store: what was measured, on disk, so that nothing is measured twice. It does not know what it stores.
 
-A run is a folder named by a hash of all that its numbers depend on. A file is written under another name first and
-renamed when complete: whatever kills the process, the store holds whole images only.
+A run is a folder named by a hash of all that its numbers depend on; what was measured on one item (an image, a prompt)
+is one Parquet file of records. A file belongs to its run and is whole, or it is set aside: it names its run inside, and
+its content's hash in its name. It appears by being renamed when complete, so whatever kills the process, the store
+holds whole files only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from elbo_core.errors import StoreError
-from elbo_core.experiments.rows import Row
-from elbo_core.methods.observe import Plan
-from elbo_core.metrics import BINS, Counts, Stack
-from elbo_core.paths import DATA
+from elbo_core.experiments.keys import key_text, short_hash
+from elbo_core.paths import RUNS, replace_file
 
-SCHEMA = 1
-RUNS = DATA / "runs"
-COLUMNS = pa.schema(
-    [
-        ("image", pa.string()),
-        ("index", pa.int32()),
-        ("method", pa.string()),  # the definition of the row, not its name
-        ("class", pa.string()),
-        ("label", pa.int32()),
-        ("area", pa.int64()),  # true pixels
-        ("visible", pa.float32()),  # share of the class's pixels that nothing hides, NaN where unknown
-        ("score", pa.float32()),  # alignment score, NaN for the background and for classes that were not asked
-        ("won", pa.list_(pa.int32(), BINS)),
-        ("right", pa.list_(pa.int32(), BINS)),  # of the background: its pixels by their winning score
-        ("losses", pa.list_(pa.float32())),  # epsilon-MSE at each of the row's timesteps
-        ("seconds_observed", pa.float32()),
-        ("seconds_read", pa.float32()),
-    ]
-)
+log = logging.getLogger(__name__)
+SCHEMA = 2
+"""Raised when a change of the code alters what is measured; part of every key."""
+RUN = b"elbo_core.run"
+FILE_NAME = re.compile(r"(?P<index>\d{6,})\.[0-9a-f]{8}\.(?P<content>[0-9a-f]{16})\.parquet")
 
 
-@dataclass(frozen=True)
-class RunKey:
-    """All that the numbers of a run depend on, its rows and the code's schema aside."""
-
-    model: str
-    weights: str
-    dataset: str
-    split: str
-    content: str
-    plan: Plan
-
-    @property
-    def folder(self) -> str:
-        content = json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
-        return f"{self.model.rsplit('/', 1)[-1]}-{self.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-
-
-class RunStore:
+class Store:
     """The files of one run.
 
-    Raises:
-        StoreError: the folder cannot be written, or another version of the code wrote the store.
+    key: by name, all that the numbers of the run depend on, but for the method of each record. "model" and "dataset"
+        also name the folder.
+    columns: of the records; among them "index" and "content" (position of the item, and a hash of all that it is) and
+        "method" (the hash of a row's key).
+
+    Nothing is written before the first `add`, so that a finished store can be read where it cannot be written.
     """
 
-    def __init__(self, key: RunKey, root: Path = RUNS):
-        self.key = key
-        self.folder = root / key.folder
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _check_schema(root / "schema")
-            self._write("run.json", json.dumps({"schema": SCHEMA, **asdict(key)}, indent=2).encode())
-        except OSError as error:
-            raise StoreError(
-                f"the run store {root} cannot be written: {error}; free space or choose another"
-            ) from error
+    def __init__(self, key: Mapping[str, object], columns: pa.Schema, root: Path = RUNS):
+        self.key = {"schema": SCHEMA, **key}
+        self.columns = columns
+        self.run = short_hash(key_text(self.key))
+        plain = (re.sub(r"[^\w.-]", "_", str(key[part]).rsplit("/", 1)[-1]) for part in ("model", "dataset"))
+        self.folder = root / "-".join([*plain, self.run[:12]])
+        self._sound: dict[str, tuple[int, int]] = {}
 
-    def missing(self, index: int, rows: Iterable[Row]) -> list[Row]:
-        """The rows that have not been measured on image `index`, those of one definition once."""
-        measured = set()
-        for path in self.folder.glob(f"{index:06d}.*.parquet"):
-            measured |= set(pq.read_table(path, columns=["method"])["method"].to_pylist())
-        distinct = {row.definition: row for row in rows}
-        return [row for definition, row in distinct.items() if definition not in measured]
+    def measured(self, contents: Sequence[str]) -> dict[int, set[str]]:
+        """By position, the methods that have been measured on items of these contents.
+
+        Raises:
+            StoreError: a file cannot be read at the moment.
+        """
+        triples = _of(contents, self._scan(["index", "content", "method"])).group_by(["index", "method"]).aggregate([])
+        found: dict[int, set[str]] = {}
+        for index, method in zip(triples["index"].to_pylist(), triples["method"].to_pylist(), strict=True):
+            found.setdefault(index, set()).add(method)
+        return found
+
+    def read(self, methods: Collection[str], contents: Sequence[str]) -> pa.Table:
+        """The records of `methods` on items of these contents, in no particular order.
+
+        Raises:
+            StoreError: a file cannot be read at the moment.
+        """
+        return _of(contents, self._scan(self.columns.names, ds.field("method").isin(list(methods))))
 
     def add(self, index: int, records: list[dict]) -> None:
-        """Keep the records of some rows of one image, all or none.
+        """Keep the records of some methods on one item, all or none.
 
         Raises:
             StoreError: the disk is full or cannot be written; what was stored before stays usable.
         """
+        table = pa.Table.from_pylist(records, self.columns.with_metadata({RUN: self.run}))
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(records, COLUMNS), sink, compression="zstd")
-        methods = "".join(sorted({record["method"] for record in records}))
-        name = f"{index:06d}.{hashlib.sha256(methods.encode()).hexdigest()[:8]}.parquet"
+        pq.write_table(table, sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
+        methods = short_hash("".join(sorted({record["method"] for record in records})), 8)
         try:
-            self._write(name, sink.getvalue())
+            self._prepare()
+            replace_file(self.folder / f"{index:06d}.{methods}.{_digest(content)}.parquet", content)
         except OSError as error:
-            raise StoreError(f"image {index} could not be stored in {self.folder}: {error}") from error
+            raise StoreError(f"item {index} could not be stored in {self.folder}: {error}") from error
 
-    def _write(self, name: str, content: bytes) -> None:
-        partial = self.folder / f".{name}.{os.getpid()}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def read(self, rows: Iterable[Row], images: int) -> pd.DataFrame:
-        """The records of `rows` on the first `images` images, with the row's name in the column `row`.
+    def check_writable(self) -> None:
+        """Make the folder, with a description of the run in it.
 
         Raises:
-            StoreError: something has not been measured yet.
+            StoreError: it cannot be written.
         """
-        rows = list(rows)
-        files = [path for path in sorted(self.folder.glob("*.parquet")) if int(path.name[:6]) < images]
-        if not files:
-            raise StoreError(f"{self.folder} holds no images; run the measurement first")
-        wanted = [("method", "in", {row.definition for row in rows})]
-        frame = pa.concat_tables([pq.read_table(path, filters=wanted) for path in files]).to_pandas()
-        frame = frame.drop_duplicates(["index", "method", "label"])
-        parts = [frame[frame.method == row.definition].assign(row=row.name) for row in rows]
-        for row, part in zip(rows, parts, strict=True):
-            if part["index"].nunique() < images:
-                raise StoreError(f"row {row.name!r} is measured on {part['index'].nunique()} of {images} images only")
-        return pd.concat(parts).sort_values(["index", "label"], kind="stable").reset_index(drop=True)
+        try:
+            self._prepare()
+        except OSError as error:
+            raise StoreError(f"the run store {self.folder} cannot be written: {error}; choose another place") from error
+
+    def _prepare(self) -> None:
+        description = self.folder / "run.json"
+        if not description.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(description, (json.dumps(self.key, indent=2, sort_keys=True) + "\n").encode())
+
+    def _scan(self, names: Iterable[str], wanted: ds.Expression | None = None) -> pa.Table:
+        files = [str(path) for path in self._sound_files()]
+        dataset = ds.dataset(files, schema=self.columns, format="parquet")
+        return dataset.to_table(columns=list(names), filter=wanted)
+
+    def _sound_files(self) -> list[Path]:
+        """The files that belong to this run and are whole; the others are set aside."""
+        sound = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                stamp = (path.stat().st_size, path.stat().st_mtime_ns)
+                if self._sound.get(path.name) != stamp:
+                    self._check(path)
+                    self._sound[path.name] = stamp
+            except FileNotFoundError:
+                continue  # another process has set it aside
+            except OSError as error:
+                raise StoreError(f"{path} cannot be read: {error}") from error
+            except (ValueError, pa.ArrowException) as error:
+                _set_aside(path, error)
+            else:
+                sound.append(path)
+        return sound
+
+    def _check(self, path: Path) -> None:
+        name, content = FILE_NAME.fullmatch(path.name), path.read_bytes()
+        if name is None or name["content"] != _digest(content):
+            raise ValueError("its content is not what its name says")
+        schema = pq.read_schema(pa.BufferReader(content))
+        if (schema.metadata or {}).get(RUN) != self.run.encode() or not schema.equals(self.columns):
+            raise ValueError("it belongs to another run")
 
 
-def _check_schema(marker: Path) -> None:
-    if not marker.exists():
-        partial = marker.with_name(f".schema.{os.getpid()}")
-        partial.write_text(str(SCHEMA))
-        partial.replace(marker)
-    found = marker.read_text().strip()
-    if found != str(SCHEMA):
-        raise StoreError(
-            f"{marker.parent} was written by schema {found or '?'}, this code reads schema {SCHEMA}; "
-            "move it away or delete it (`rm -r data/runs`) and measure again"
-        )
+def _of(contents: Sequence[str], table: pa.Table) -> pa.Table:
+    """The records of items that are still what they were when they were measured."""
+    expected = dict(enumerate(contents))
+    pairs = zip(table["index"].to_pylist(), table["content"].to_pylist(), strict=True)
+    return table.filter(pa.array([expected.get(index) == content for index, content in pairs], pa.bool_()))
 
 
-def to_counts(frame: pd.DataFrame, n_labels: int) -> dict[str, Stack]:
-    """The pixel counts of each row in `frame` (see `RunStore.read`), stacked over images in their order."""
-    return {name: _stack(part, n_labels) for name, part in frame.groupby("row", sort=False)}
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _stack(part: pd.DataFrame, n_labels: int) -> Stack:
-    part = part.sort_values(["index", "label"])
-    image = part["index"].rank(method="dense").astype(int).to_numpy() - 1
-    won, right = (np.stack(part[name]).astype(np.uint32) for name in ("won", "right"))
-    return Stack(int(image.max()) + 1, n_labels, image, part.label.to_numpy(), won, right, part.area.to_numpy())
-
-
-def to_records(
-    counts: Counts, scene_id: str, index: int, method: str, candidates: Mapping[int, dict], names: tuple[str, ...]
-) -> list[dict]:
-    """One record per label of an image: background, candidates, and whatever else the truth holds.
-
-    candidates: by label, what is known of a candidate class (score, visible, losses).
-    """
-    labels = sorted({0, *candidates, *np.flatnonzero(counts.true).tolist()})
-    unknown = {"score": float("nan"), "visible": float("nan"), "losses": []}
-    return [
-        {
-            "image": scene_id,
-            "index": index,
-            "method": method,
-            "class": names[label - 1] if label else "background",
-            "label": label,
-            "area": int(counts.true[label]),
-            "won": counts.won[label].tolist(),
-            "right": (counts.right[label] if label else counts.background).tolist(),
-            **candidates.get(label, unknown),
-        }
-        for label in labels
-    ]
+def _set_aside(path: Path, reason: Exception) -> None:
+    """Out of the way, so that what it held is measured again; kept, so that a person can look at it."""
+    log.warning("%s is set aside and measured again: %s", path, reason)
+    try:
+        path.replace(path.with_name(f"{path.name}.broken"))
+    except OSError:
+        log.warning("%s could not be renamed; it is left out", path)

@@ -5,23 +5,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
+from live import LiveTensors
 
 from elbo_core import Plan, align, load, observe
-from elbo_core.captions import list_captions
 from elbo_core.datasets.toy import toy_dataset
 from elbo_core.methods.elbo import class_losses
-from elbo_core.methods.observe import attend_caption, keyed
-
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from live import LiveTensors
+from elbo_core.methods.observe import Attention, Losses, Observation, attend_caption, captions_of, conditions, keyed
 
 
 class Stopwatch:
@@ -60,22 +55,22 @@ def bench(model: str, images: int) -> Stopwatch:
 
 def observe_and_read(denoiser, scene, plan: Plan, watch: Stopwatch) -> None:
     """`observe` and `align`, step by step."""
-    from elbo_core.methods.observe import Observation
-
+    (asked_losses,), (asked_attention,) = plan.losses, plan.attention
     with watch("encode"):
         latents = denoiser.encode_image(scene.image)
-        texts = denoiser.encode_text([plan.elbo_template.format(name) for name in scene.classes])
+        texts = denoiser.encode_text([told.text for told in conditions(scene, asked_losses.texts, denoiser)])
     with watch("losses"):
-        times = torch.tensor(plan.elbo_timesteps)
+        times = torch.tensor(asked_losses.timesteps)
         noise = keyed(latents, scene, plan)
         losses = class_losses(denoiser, latents, texts, noise["elbo"], times, plan.batch_size)
+        losses = Losses(asked_losses, losses)
     with watch("attention"):
-        captions = list_captions(scene.classes, denoiser.fits)
-        attention = tuple(attend_caption(denoiser, caption, latents, plan, noise["collect"]) for caption in captions)
+        captions = captions_of(scene, asked_attention.texts, denoiser)
+        seen = (attend_caption(denoiser, c, latents, asked_attention, noise["collect"]) for c in captions)
+        attention = Attention(asked_attention, tuple(seen))
     with watch("readout"):
         size = tuple(scene.image.shape[1:])
-        asked = torch.tensor(plan.attention_timesteps)
-        align(Observation(scene.classes, size, denoiser.schedule, times, losses, attention, asked))
+        align(Observation(scene.classes, size, denoiser.schedule, (losses,), (attention,)))
 
 
 @torch.no_grad()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 import yaml
 from papermill import inspect_notebook
 
 from elbo_core.datasets import mirrored
-from elbo_core.diffusion.models import REGISTRY
-from elbo_core.experiments.plan import USES
+from elbo_core.diffusion.registry import REGISTRY
+from elbo_core.experiments.forecast import USES
 from elbo_core.experiments.profiles import PROFILES, get_profile, read_profiles
-from elbo_core.experiments.rows import TABLES
+from elbo_core.experiments.rows import BATCHES
 from elbo_core.paths import DATA, ROOT
-from elbo_core.reports.tables import DATASET_ORDER
+from elbo_core.reports.paper import DATASET_ORDER
+from elbo_core.reports.tables import TABLES
 
 CHANGES = [
     pytest.param(name, notebook, changed, id=f"{name}-{notebook}")
@@ -52,13 +54,13 @@ def test_profiles_name_what_exists(name):
 
 
 def test_what_a_notebook_measures_is_known():
-    measuring = {
-        path.stem
-        for path in (ROOT / "notebooks").glob("*.ipynb")
-        if "evaluate_all(" in path.read_text(encoding="utf-8")
-    }
-    assert set(USES) == measuring
-    assert {table for uses in USES.values() for tables in uses.values() for table in tables} <= set(TABLES)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    measuring = re.compile(r"(evaluate_all|evaluate_batches|regenerate)\(")
+    assert set(USES) == {name for name, text in texts.items() if measuring.search(text)}
+    assert {batch for uses in USES.values() for batches in uses.values() for batch in batches} <= set(BATCHES)
+    for name, text in texts.items():
+        for key in re.findall(r'regenerate\(\\"(\w+)\\"', text):
+            assert set(TABLES[key].batches) <= {batch for batches in USES[name].values() for batch in batches}
 
 
 def test_the_environment_wins(monkeypatch):
@@ -67,9 +69,10 @@ def test_the_environment_wins(monkeypatch):
     assert (get_profile("toy").images, get_profile("toy").extent) == (7, "7 images a set")
     monkeypatch.setenv("ELBO_PROFILE", "smoke")
     assert (get_profile("toy").name, get_profile("toy").images) == ("smoke", 7)
-    monkeypatch.setenv("ELBO_IMAGES", "0")
-    with pytest.raises(ValueError, match="ELBO_IMAGES must be at least 1, got 0"):
-        get_profile("toy")
+    for wrong in ("0", "-3", "1.5", "few"):
+        monkeypatch.setenv("ELBO_IMAGES", wrong)
+        with pytest.raises(ValueError, match=f"ELBO_IMAGES must be a whole number from 1 on, got '{wrong}'"):
+            get_profile("toy")
     monkeypatch.setenv("ELBO_PROFILE", "huge")
     with pytest.raises(ValueError, match="unknown profile 'huge'; known: paper, smoke, toy"):
         get_profile("toy")

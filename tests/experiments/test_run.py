@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,22 +16,29 @@ import pytest
 import torch
 from tiny import stable_diffusion
 
-from elbo_core import Recipe, align, observe
+from elbo_core import Plan, Recipe, observe, paths
 from elbo_core.datasets import open_dataset
 from elbo_core.diffusion.families import wrap
-from elbo_core.errors import StoreError
-from elbo_core.experiments import run, store
-from elbo_core.experiments.rows import Row, plan_of
-from elbo_core.methods.align import ConstantScore
+from elbo_core.diffusion.fingerprint import pipeline_fingerprint
+from elbo_core.errors import MeasurementError, StoreError
+from elbo_core.experiments import run
+from elbo_core.experiments.records import Evaluation, read_evaluation
+from elbo_core.experiments.rows import Row
+from elbo_core.heatmaps import Heatmaps
+from elbo_core.methods.align import ConstantScore, LeaveOneOutScore
+from elbo_core.methods.evidence import Evidence
+from elbo_core.methods.method import Method
+from elbo_core.methods.plan import CAPTION, WITHOUT_EACH, Ask
 from elbo_core.metrics import count, pool, stack
 
 OFF = Recipe(ConstantScore(1.0))
 ROWS = [
-    Row("off", OFF, (500,), (20, 100)),
-    Row("on", Recipe(), (1, 500, 900), (20, 100)),
-    Row("elsewhere", Recipe(), (500, 900), (600,)),
-    Row("off, tuned", replace(OFF, layer_weights="late", refinements=()), (500,), (20, 100)),
+    Row("off", method=OFF, plan=Plan.of((), (20, 100))),
+    Row("on", method=Recipe(), plan=Plan.of((1, 500, 900), (20, 100))),
+    Row("elsewhere", method=Recipe(), plan=Plan.of((500, 900), (600,), elbo_template="{}")),
+    Row("off", "late layers", replace(OFF, layer_weights="late", refinements=()), Plan.of((), (20, 100))),
 ]
+ON = ("released", "on")
 IMAGES = 6
 
 
@@ -54,7 +61,19 @@ def evaluation(tiny, dataset, tmp_path_factory):
     return run.evaluate(tiny, dataset, ROWS, tmp_path_factory.mktemp("runs"))
 
 
-def equal(first: run.Evaluation, second: run.Evaluation) -> bool:
+def open_store(denoiser, dataset, root):
+    return run.open_store(denoiser.name, pipeline_fingerprint(denoiser.pipeline), dataset, root)
+
+
+def close(first: Evaluation, second: Evaluation) -> bool:
+    """But for a pixel here and there that falls into the next bin."""
+    each = np.eye(IMAGES)
+    moved = [np.abs(pool(first.counts[row], each).predicted - pool(counts, each).predicted).sum()
+             for row, counts in second.counts.items()]  # fmt: skip
+    return max(moved) <= 0.001 * IMAGES * 128 * 128 * 99
+
+
+def equal(first: Evaluation, second: Evaluation) -> bool:
     """Bit for bit."""
     parts = ("image", "label", "won", "right", "true")
     same = [np.array_equal(getattr(first.counts[name], part), getattr(counts, part))
@@ -65,12 +84,12 @@ def equal(first: run.Evaluation, second: run.Evaluation) -> bool:
 def test_counts_equal_one_run_per_row(tiny, dataset, evaluation):
     """Oracle: what the released code does, the network anew for every row."""
     for row in ROWS:
-        plan, images = plan_of([row]), []
+        images = []
         for scene in dataset:
-            heatmaps = align(observe(tiny, scene, plan), row.recipe)
+            heatmaps = row.method(observe(tiny, scene, row.plan))
             images.append(count(heatmaps, scene.labels, scene.label_map, len(dataset.classes)))
         each = np.eye(len(dataset))
-        expected, ours = pool(stack(images), each), pool(evaluation.counts[row.name], each)
+        expected, ours = pool(stack(images), each), pool(evaluation.counts[row.id], each)
         assert np.array_equal(ours.true, expected.true)
         for part in ("predicted", "right"):  # batches differ, so a pixel may fall into the next bin
             moved = np.abs(getattr(ours, part) - getattr(expected, part)).sum()
@@ -78,15 +97,15 @@ def test_counts_equal_one_run_per_row(tiny, dataset, evaluation):
 
 
 def test_scores_name_every_candidate(evaluation, dataset):
-    scenes = list(dataset)
-    assert list(evaluation.scores["class"]) == [name for scene in scenes for name in scene.classes]
-    assert list(evaluation.scores.scene.unique()) == [scene.id for scene in scenes]
-    assert (evaluation.scores["off"] == 1).all()
-    assert evaluation.scores["on"].between(1 / 3 - 1e-6, 1).all()
+    scenes, on = list(dataset), evaluation.scores_of("on")
+    assert list(on["class"]) == [name for scene in scenes for name in scene.classes]
+    assert list(on.scene.unique()) == [scene.id for scene in scenes]
+    assert (evaluation.scores_of("off", "late layers").score == 1).all()
+    assert on.score.between(1 / 3 - 1e-6, 1).all()
     area = [float(np.mean(scene.label_map == label)) for scene in scenes for label in scene.labels]
-    np.testing.assert_allclose(evaluation.scores["area"], area)
+    np.testing.assert_allclose(on["area"], area)
     visible = [share for scene in scenes for share in scene.visible]
-    np.testing.assert_allclose(evaluation.scores["visible"], visible, rtol=1e-6)
+    np.testing.assert_allclose(on["visible"], visible, rtol=1e-6)
 
 
 def test_nothing_is_measured_twice(tiny, dataset, tmp_path, monkeypatch):
@@ -94,48 +113,102 @@ def test_nothing_is_measured_twice(tiny, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "observe", None)  # a second look at any image would fail
     assert equal(run.evaluate(tiny, dataset, ROWS, tmp_path), first)
     fewer = run.evaluate(tiny, dataset, ROWS[1:3], tmp_path)
-    assert np.array_equal(fewer.counts["on"].won, first.counts["on"].won)
+    assert np.array_equal(fewer.counts[ON].won, first.counts[ON].won)
 
 
 def test_new_rows_and_images_are_added(tiny, dataset, evaluation, tmp_path):
-    """With one plan, so that all land in one run."""
-    plan, rows = plan_of(ROWS), ROWS
-    stored = run.open_store(tiny, dataset, plan, tmp_path)
-    assert run.measure(tiny, dataset, rows[:2], stored, range(3)) == []
-    with pytest.raises(StoreError, match="row 'on' is measured on 3 of 6 images only"):
-        stored.read(rows[1:2], IMAGES)
-    assert [row.name for row in stored.missing(0, rows)] == ["elsewhere", "off, tuned"]
-    assert equal(run.evaluate(tiny, dataset, rows, tmp_path), evaluation)
+    stored = open_store(tiny, dataset, tmp_path)
+    assert run.measure(tiny, dataset, ROWS[:2], stored, range(3)) == []
+    with pytest.raises(StoreError, match=r"row 'on' \(released\) is measured on 3 of 6 images only"):
+        read_evaluation(stored, ROWS[1:2], dataset)
+    todo = run.missing_rows(stored, ROWS, dataset, range(IMAGES))
+    assert [row.id for row in todo[0]] == [ROWS[2].id, ROWS[3].id]
+    assert len(todo[3]) == 4
+    assert close(run.evaluate(tiny, dataset, ROWS, tmp_path), evaluation), "measured in two batches"
 
 
 def test_rows_of_one_definition_are_measured_once(tiny, dataset, tmp_path):
-    stored = run.open_store(tiny, dataset, plan_of(ROWS), tmp_path)
+    stored = open_store(tiny, dataset, tmp_path)
     twice = [*ROWS[:2], replace(ROWS[1], name="the same")]
-    assert len(stored.missing(0, twice)) == 2
+    assert len(run.missing_rows(stored, twice, dataset, [0])[0]) == 2
     run.measure(tiny, dataset, twice, stored, range(1))
-    frame = stored.read(twice, 1)
-    assert frame.groupby("row").size().to_dict() == dict.fromkeys(["off", "on", "the same"], len(frame) // 3)
+    counts = read_evaluation(stored, twice, replace(dataset, count=1, fingerprints=lambda: dataset.contents[:1])).counts
+    assert list(counts) == [ROWS[0].id, ON, ("released", "the same")]
+    assert np.array_equal(counts[ON].won, counts["released", "the same"].won)
 
 
-def test_other_weights_data_or_plans_are_other_runs(tiny, dataset, tmp_path):
-    plan = plan_of(ROWS)
-    folders = {run.open_store(tiny, dataset, plan, tmp_path).folder}
-    folders.add(run.open_store(tiny, open_dataset("toy-voc", "test", IMAGES), plan, tmp_path).folder)
-    folders.add(run.open_store(tiny, dataset, replace(plan, seed=1), tmp_path).folder)
+def test_other_weights_configs_or_data_are_other_runs(tiny, dataset, tmp_path):
+    folders = {open_store(tiny, dataset, tmp_path).folder}
+    folders.add(open_store(tiny, open_dataset("toy-voc", "test", IMAGES), tmp_path).folder)
     other = wrap(stable_diffusion(), "tiny")
-    assert run.open_store(other, dataset, plan, tmp_path).folder in folders, "the same weights, loaded again"
+    assert open_store(other, dataset, tmp_path).folder in folders, "the same weights, loaded again"
     other.network.conv_out.weight.data[0, 0, 0, 0] += 1
-    folders.add(run.open_store(other, dataset, plan, tmp_path).folder)
-    assert len(folders) == 4
+    folders.add(open_store(other, dataset, tmp_path).folder)
+    other.pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    folders.add(open_store(other, dataset, tmp_path).folder)
+    other.pipeline.tokenizer.add_tokens(["zebra"])
+    folders.add(open_store(other, dataset, tmp_path).folder)
+    assert len(folders) == 5
 
 
 def test_a_broken_image_does_not_stop_the_others(tiny, dataset, evaluation, tmp_path):
     def read(index: int):
         return dataset.read(index) if index != 2 else replace(dataset.read(index), label_map=None)
 
-    stored = run.open_store(tiny, dataset, plan_of(ROWS), tmp_path)
-    assert run.measure(tiny, replace(dataset, read=read), ROWS, stored, range(IMAGES)) == [2]
+    stored = open_store(tiny, dataset, tmp_path)
+    (failure,) = run.measure(tiny, replace(dataset, read=read), ROWS, stored, range(IMAGES))
+    assert (failure.index, str(failure.error)) == (2, "scene 'toy-voc/dev/2' has no label map to compare with")
     assert equal(run.evaluate(tiny, dataset, ROWS, tmp_path), evaluation), "the next start picks it up"
+
+
+def test_a_run_that_cannot_be_finished_says_why(tiny, dataset, tmp_path):
+    def read(index: int):
+        return replace(dataset.read(index), label_map=None)
+
+    with pytest.raises(MeasurementError, match="6 of 6 images of toy-voc could not be measured; the first, image 0: "
+                       "ValueError: scene 'toy-voc/dev/0' has no label map") as raised:  # fmt: skip
+        run.evaluate(tiny, replace(dataset, read=read), ROWS, tmp_path)
+    assert isinstance(raised.value.__cause__, ValueError)
+
+
+@dataclass(frozen=True)
+class Flat(Method):
+    """A method of another kind: looks at the attention of a caption per class, and finds everything everywhere."""
+
+    level: float = 1.0
+
+    @property
+    def needs(self) -> Plan:
+        return Plan(losses=(), attention=(Ask("a photo of {}", (20,)),))
+
+    def __call__(self, observation) -> Heatmaps:
+        assert len(observation.attention.captions) == len(observation.classes)
+        size = (len(observation.classes), *observation.image_size)
+        return Heatmaps(observation.classes, torch.full(size, self.level), torch.full(size[:1], torch.nan))
+
+
+def test_a_row_holds_any_method(tiny, dataset, evaluation, tmp_path):
+    rows = [*ROWS, Row("flat", method=Flat()), Row("half", method=Flat(0.5))]
+    both = run.evaluate(tiny, dataset, rows, tmp_path)
+    assert np.array_equal(both.counts[ON].true, evaluation.counts[ON].true)
+    flat, half = both.counts["released", "flat"], both.counts["released", "half"]
+    assert flat.won[:, 99].sum() == half.won[:, 50].sum() == sum(scene.label_map.size for scene in dataset)
+    assert both.scores_of("flat").score.isna().all()
+    assert list(both.scores_of("flat")["class"]) == list(both.scores_of("on")["class"])
+
+
+def test_evidence_is_measured_like_any_row(tiny, dataset, tmp_path):
+    """Alone, beside a score that asks the same texts, and beside rows that ask others."""
+    asks = tuple(Ask(texts, (500, 900)) for texts in (CAPTION, WITHOUT_EACH))
+    evidence = Row("evidence", method=Evidence(), plan=Plan((), (), error_maps=asks))
+    left_out = Row("left out", method=Recipe(LeaveOneOutScore()), plan=Plan(asks, ROWS[0].plan.attention))
+    together = run.evaluate(tiny, dataset, [evidence, left_out, *ROWS[:2]], tmp_path / "together")
+    assert together.scores_of("evidence").score.isna().all()
+    assert together.scores_of("left out").score.between(1 / 3 - 1e-6, 1).all()
+    for row in (evidence, left_out):
+        assert close(run.evaluate(tiny, dataset, [row], tmp_path / row.name), replace(together, counts={
+            row.id: together.counts[row.id]
+        }))  # fmt: skip
 
 
 def _measure_in_child(root) -> None:
@@ -171,7 +244,7 @@ def saved(tmp_path_factory):
 
 def command(saved, root) -> list[str]:
     options = ["--model", str(saved), "--dataset", "toy-voc", "--split", "dev", "--images", str(IMAGES)]
-    return ["-m", "elbo_core.experiments.run", *options, "--table", "table_3", "--store", str(root), "--device", "cpu"]
+    return ["-m", "elbo_core.experiments.run", *options, "--batch", "models", "--store", str(root), "--device", "cpu"]
 
 
 @pytest.fixture
@@ -212,12 +285,6 @@ def test_a_shard_that_dies_is_picked_up(saved, tmp_path, one_thread):
     assert set(tables(tmp_path)["index"]) == set(range(IMAGES))
 
 
-def test_a_store_of_another_schema_is_refused(tiny, dataset, tmp_path):
-    (tmp_path / "schema").write_text("0")
-    with pytest.raises(StoreError, match="written by schema 0, this code reads schema 1; move it away or delete it"):
-        run.evaluate(tiny, dataset, ROWS, tmp_path)
-
-
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_image(tiny, dataset, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(run, "observe", None)
@@ -226,28 +293,62 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_image(tiny
 
 
 def test_a_full_disk_leaves_a_usable_store(tiny, dataset, evaluation, tmp_path, monkeypatch):
-    stored = run.open_store(tiny, dataset, plan_of(ROWS), tmp_path)
+    stored = open_store(tiny, dataset, tmp_path)
     run.measure(tiny, dataset, ROWS, stored, range(2))
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(StoreError, match=r"image 2 could not be stored .* No space left"):
+    monkeypatch.setattr(paths.os, "fsync", full)
+    with pytest.raises(StoreError, match=r"item 2 could not be stored .* No space left"):
         run.measure(tiny, dataset, ROWS, stored, range(IMAGES))
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.partial"))
     assert equal(run.evaluate(tiny, dataset, ROWS, tmp_path), evaluation)
 
 
+@pytest.mark.parametrize(("option", "value"), [
+    ("--images", "0"), ("--images", "-3"), ("--images", "few"), ("--images", "1.5"),
+    ("--shard", "1"), ("--shard", "2/2"), ("--shard", "a/b"), ("--shard", "-1/2"),
+])  # fmt: skip
+def test_bad_numbers_stop_the_command(option, value, capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--dataset", "toy-voc", f"{option}={value}"])
+    assert repr(value) in capsys.readouterr().err
+
+
+def test_shards_end_with_the_process_that_started_them(saved, tmp_path, one_thread):
+    """Even if it was killed, so that it could not tell them."""
+    script = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE); time.sleep(600)"
+    images = ["--images", "5000", "--leashed", "--shard", "0/1"]
+    parent = subprocess.Popen([sys.executable, "-c", script, sys.executable, *command(saved, tmp_path), *images])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    time.sleep(2)
+    before = len(list(tmp_path.rglob("*.parquet")))
+    time.sleep(3)
+    assert 0 < before == len(list(tmp_path.rglob("*.parquet"))), "the shard went on"
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--dataset", "pascal"], "unknown data set 'pascal'; known: toy-voc"),
-    (["--dataset", "toy-voc", "--table", "t"], "unknown table 't'; known: table_3"),
+    (["--dataset", "toy-voc", "--batch", "b"], "unknown batch 'b'; known: models"),
     (["--dataset", "toy-voc", "--split", "val"], "unknown split 'val'; known: dev, test"),
 ])  # fmt: skip
 def test_unknown_names_list_the_known(saved, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run.main(["--model", str(saved), "--store", str(tmp_path), *options])
+
+
+def test_no_model_is_loaded_where_nothing_is_missing(saved, tmp_path, one_thread, monkeypatch):
+    name, few = str(saved), 2
+    first = run.evaluate_all(name, ["toy-voc"], "attention", few, "dev", tmp_path)
+    monkeypatch.setattr(run, "_load", None)
+    again = run.evaluate_all(name, ["toy-voc"], "attention", few, "dev", tmp_path)
+    assert equal(first["toy-voc"], again["toy-voc"])
 
 
 def test_a_picture_without_candidates_is_background_alone(tiny, dataset, tmp_path):
@@ -256,7 +357,7 @@ def test_a_picture_without_candidates_is_background_alone(tiny, dataset, tmp_pat
         return replace(scene, classes=(), labels=(), visible=()) if index == 1 else scene
 
     evaluation = run.evaluate(tiny, replace(dataset, read=read, count=3), ROWS, tmp_path)
-    counts, truth = evaluation.counts["on"], dataset.read(1).label_map
+    counts, truth = evaluation.counts[ON], dataset.read(1).label_map
     background = (counts.image == 1) & (counts.label == 0)
     assert counts.won[counts.image == 1].sum() == counts.won[background][0, 0] == truth.size
     assert counts.true[background] == (truth == 0).sum()

@@ -1,8 +1,8 @@
 """What `make tables` is going to do with the models and data sets that are on this machine.
 
-    python -m elbo_core.experiments.plan paper             what is there, what is missing and how to get it
-    python -m elbo_core.experiments.plan paper --probe 2   and what it will cost, measured on two images a set
-    python -m elbo_core.experiments.plan paper --write folder        one file of parameters per notebook
+    python -m elbo_core.experiments.forecast paper             what is there, what is missing and how to get it
+    python -m elbo_core.experiments.forecast paper --probe 2   and what it will cost, measured on two images a set
+    python -m elbo_core.experiments.forecast paper --write folder    one file of parameters per notebook
 
 A notebook gets those of its models that are there; without any, or without any data set, it is left out.
 """
@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from papermill import inspect_notebook
@@ -30,37 +31,38 @@ from elbo_core.datasets import is_there, open_dataset
 from elbo_core.datasets.__main__ import advice
 from elbo_core.datasets.folders import default_root
 from elbo_core.datasets.toy import TOY_SETS
+from elbo_core.diffusion.fingerprint import pipeline_fingerprint
 from elbo_core.diffusion.models import check, load
 from elbo_core.errors import ModelAccessError, UnsupportedModelError
 from elbo_core.experiments.profiles import PROFILES, Profile, get_profile
-from elbo_core.experiments.rows import evaluations, plan_of, rows_of
-from elbo_core.experiments.run import measure, open_store
+from elbo_core.experiments.rows import evaluations, rows_of
+from elbo_core.experiments.run import measure, open_store, raise_first
 from elbo_core.paths import ROOT
 
-Parameters = dict[str, object]
+Parameters = dict[str, Any]
 USES: dict[str, dict[str, tuple[str, ...]]] = {
     "15_table_estimators": {"model": ("estimators",)},
-    "30_table3_models": {"models": ("table_3",)},
-    "40_table4_attributes": {"attributes": ("table_3", "phrases")},
-    "60_table6_timesteps": {"models": ("table_3",)},
+    "30_table3_models": {"models": ("models",)},
+    "40_table4_attributes": {"attributes": ("models", "phrases")},
+    "60_table6_timesteps": {"models": ("models",)},
     "70_table7_strategies": {"model": ("ablations",)},
     "75_figure7_gamma": {"model": ("ablations",)},
-    "80_table8_constant_score": {"models": ("table_3",)},
-    "90_table9_attention_timesteps": {"models": ()},  # its parameter says which rows
+    "80_table8_constant_score": {"models": ("models",)},
+    "90_table9_attention_timesteps": {"models": ("attention",)},
     "95_text_vs_code": {"model": ("ablations", "text")},
-    "98_claims": {"model": ("ablations", "estimators"), "models": ("table_3",)},
+    "98_claims": {"model": ("ablations", "estimators"), "models": ("models",)},
 }
-"""By notebook, the rows (`rows.TABLES`) that it measures: with its `model`, with each of its `models`, and with each of
-those on the set of Table IV."""
+"""By notebook, the batches of rows (`rows.BATCHES`) that it measures: with its `model`, with each of its `models`,
+and with each of those on the set of Table IV."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A table's rows on a data set with a model: what is measured at once and stored."""
+    """A batch of rows on a data set with a model: what is measured at once and stored."""
 
     model: str
     dataset: str
-    table: str
+    batch: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def _defaults(notebook: str) -> Parameters:
 
 def asked(profile: Profile) -> dict[str, Parameters]:
     """For each notebook of a profile, its own parameters and what the profile changes of them."""
-    return {name: _defaults(name) | changed | {"profile": profile.name} for name, changed in profile.notebooks.items()}
+    return {
+        name: _defaults(name) | dict(changed) | {"profile": profile.name} for name, changed in profile.notebooks.items()
+    }
 
 
 def _has_data(name: str, profile: Profile) -> bool:
@@ -105,8 +109,7 @@ def _without(own: Parameters, missing: Mapping[str, str]) -> Parameters | None:
     if "models" not in own:
         return own
     left = [name for name in own["models"] if name not in missing]
-    models = {name: own["models"][name] for name in left} if isinstance(own["models"], Mapping) else left
-    return own | {"models": models} if left else None
+    return own | {"models": left} if left else None
 
 
 def missing_models(profile: Profile) -> dict[str, str]:
@@ -128,28 +131,28 @@ def models_of(profile: Profile) -> list[str]:
 
 def runs(profile: Profile) -> list[Run]:
     """What the notebooks will measure, each once however many of them ask for it."""
-    found = []
+    wanted = []
     for name, own in parameters(profile).items():
         uses, models = USES.get(name, {}), own.get("models", [])
-        pairs = [(own["model"], table) for table in uses.get("model", ())]
-        pairs += models.items() if isinstance(models, Mapping) else itertools.product(models, uses.get("models", ()))
-        found += [Run(model, dataset, table) for model, table in pairs for dataset in profile.datasets]
+        pairs = [(own["model"], batch) for batch in uses.get("model", ())]
+        pairs += itertools.product(models, uses.get("models", ()))
+        wanted += [Run(model, dataset, batch) for model, batch in pairs for dataset in profile.datasets]
         described = itertools.product(models, uses.get("attributes", ()))
-        found += [Run(model, profile.attributes, table) for model, table in described]
-    return list(dict.fromkeys(found))
+        wanted += [Run(model, profile.attributes, batch) for model, batch in described]
+    return list(dict.fromkeys(wanted))
 
 
 def probe(run: Run, profile: Profile, images: int) -> Cost:
     """What a run costs, from measuring its first `images` images in a store that is thrown away."""
-    denoiser, rows = _loaded(run.model), rows_of(run.table)
+    denoiser, rows = _loaded(run.model), rows_of(run.batch)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     dataset = open_dataset(run.dataset, "test", profile.images)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(denoiser, dataset, plan_of(rows), Path(folder))
+        store = open_store(run.model, pipeline_fingerprint(denoiser.pipeline), dataset, Path(folder))
         some = range(min(images, len(dataset)))
         started = time.perf_counter()
-        measure(denoiser, dataset, rows, store, some)
+        raise_first(measure(denoiser, dataset, rows, store, some), dataset)
         seconds = time.perf_counter() - started
         stored = sum(path.stat().st_size for path in store.folder.glob("*.parquet"))
     asks = sum(evaluations(rows, len(dataset.read(index).classes))[0] for index in some)
@@ -188,7 +191,7 @@ def _text(own: Parameters, profile: Profile) -> str:
     return "\n".join([f"# {profile.extent} of {', '.join(profile.datasets)}", *lines, ""])
 
 
-def describe(profile: Profile) -> str:
+def what_is_missing(profile: Profile) -> str:
     """What is left out and how to get it."""
     there = parameters(profile)
     lost = [name for name in profile.notebooks if name not in there]
@@ -205,7 +208,7 @@ def estimate(profile: Profile, images: int) -> str:
     """The costs of all runs as a table."""
     costs = {run: probe(run, profile, images) for run in sorted(runs(profile), key=lambda run: run.model)}
     lines = [
-        [run.model, run.dataset, run.table, cost.images, cost.evaluations, _hours(cost.seconds),
+        [run.model, run.dataset, run.batch, cost.images, cost.evaluations, _hours(cost.seconds),
          f"{cost.stored / 2**20:.1f} MB", f"{cost.peak / 2**30:.1f} GB"] for run, cost in costs.items()
     ]  # fmt: skip
     total = [
@@ -219,14 +222,20 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.1f} min"
 
 
+def _images(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where the notebooks' parameters go")
-    parser.add_argument("--probe", type=int, metavar="IMAGES", help="measure so many images a run")
+    parser.add_argument("--probe", type=_images, metavar="IMAGES", help="measure so many images a run")
     options = parser.parse_args(arguments)
     profile = get_profile(options.profile)
-    print(describe(profile))
+    print(what_is_missing(profile))
     if options.write:
         write(profile, options.write)
     if options.probe and runs(profile):

@@ -11,23 +11,56 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from elbo_core.datasets import mirrored
-from elbo_core.diffusion.models import paper_name
+from elbo_core.diffusion.registry import paper_name
 from elbo_core.experiments.profiles import Profile
-from elbo_core.experiments.run import Evaluation
-from elbo_core.metrics import Estimate, bootstrap_weights, miou_by_threshold, pairs
+from elbo_core.experiments.records import Evaluation
+from elbo_core.metrics import miou_by_threshold, pairs
 from elbo_core.paths import DATA, FIGURES
-from elbo_core.reports.summary import Measured, measure
-from elbo_core.reports.tables import DATASET_ORDER, paper_number
+from elbo_core.reports.bootstrap import Estimate, Measured, bootstrap_weights
+from elbo_core.reports.paper import DATASET_ORDER, paper_number
+from elbo_core.reports.summary import measured
 
-COLUMNS = ["id", "claim", "paper", "ours", "low", "high", "verdict"]
+COLUMNS = ["id", "reading", "model", "claim", "paper", "ours", "low", "high", "rule", "verdict"]
 SAME = 1.0
 """Rows count as equal when their difference lies within so many points of mIoU."""
+EVERY = "the least of all models"
+"""What stands for the model of a claim about every model."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a claim holds and when it does not, of the 95 % interval of its number; else it is undecided."""
+
+    text: str
+    holds: Callable[[Estimate], bool]
+    fails: Callable[[Estimate], bool]
+
+
+RULES: dict[str, Rule] = {
+    "more": Rule(
+        "holds if the whole interval is above zero, does not hold if it is at or below zero",
+        lambda number: number.low > 0,
+        lambda number: number.high <= 0,
+    ),
+    "not less": Rule(
+        f"holds if the whole interval is above -{SAME:g} point, does not hold if it is below that",
+        lambda number: number.low > -SAME,
+        lambda number: number.high < -SAME,
+    ),
+    "same": Rule(
+        f"holds if the whole interval lies within {SAME:g} point of zero, does not hold if it lies outside",
+        lambda number: max(-number.low, number.high) <= SAME,
+        lambda number: number.low > SAME or number.high < -SAME,
+    ),
+}
+"""By what a claim expects. The only place where they stand: ledger and notebook print these."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +69,19 @@ class Claim:
 
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
         pairs with more of a quantity over those with less, calibration off.
-        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: see
-        `verdict`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
+        `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
+        `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """
 
     id: str
     where: str
     claim: str
-    test: Mapping[str, object]
+    test: Mapping[str, Any]
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule of its verdict; of all models if every one is meant."""
+        return self.test.get("expect", "more")
 
 
 def read_claims(path: Path = DATA / "paper" / "claims.yaml") -> list[Claim]:
@@ -69,7 +107,8 @@ def _mean(effects: Sequence[Measured]) -> Measured:
 
 
 def _least(effects: Sequence[Measured]) -> Measured:
-    return Measured(min(effect.value for effect in effects), np.min([effect.samples for effect in effects], axis=0))
+    values = [effect.value for effect in effects]  # np.min: one that is unknown makes the least unknown
+    return Measured(float(np.min(values)), np.min([effect.samples for effect in effects], axis=0))
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
@@ -82,34 +121,26 @@ ACROSS: dict[str, Callable[[Sequence[Measured]], Measured]] = {
 that on VOC."""
 
 
-def verdict(found: Estimate, expect: str) -> str:
-    """holds, does not hold or undecided, from the 95 % interval alone; not tested, if there is none.
-
-    more: holds above zero, does not hold at or below. not less: holds above -1 point, does not hold below. same:
-    holds within 1 point of zero, does not hold outside.
-    """
-    if math.isnan(found.value):
+def verdict(number: Estimate, expect: str) -> str:
+    """holds, does not hold or undecided, by `RULES`; not tested, if there is no number."""
+    if math.isnan(number.value):
         return "not tested"
-    holds, fails = {
-        "more": (found.low > 0, found.high <= 0),
-        "not less": (found.low > -SAME, found.high < -SAME),
-        "same": (max(-found.low, found.high) <= SAME, found.low > SAME or found.high < -SAME),
-    }[expect]
-    return "holds" if holds else "does not hold" if fails else "undecided"
+    rule = RULES[expect]
+    return "holds" if rule.holds(number) else "does not hold" if rule.fails(number) else "undecided"
 
 
 @dataclass(frozen=True)
 class Ledger:
     """Tests claims on evaluations by the name of the model and then of the data set.
 
-    model: what claims are about that do not name every model. reading: the ending of the rows' names
-    (`rows.READINGS`). The four sets of `profile` mirror those of the paper's tables, in their order.
+    model: what claims are about that do not name every model. reading: of the rows (`rows.READINGS`). The four sets of
+    `profile` mirror those of the paper's tables, in their order.
     """
 
     evaluations: Mapping[str, Mapping[str, Evaluation]]
     profile: Profile
     model: str
-    reading: str = ""
+    reading: str = "released"
 
     def effect(self, claim: Claim) -> Estimate:
         """The claim's number on our sets; NaN where we have no test for it, or lack a set or a quantity that it needs.
@@ -157,10 +188,11 @@ class Ledger:
         return pd.DataFrame([self._line(claim) for claim in claims], columns=COLUMNS)
 
     def _line(self, claim: Claim) -> list:
-        found = self.effect(claim)
-        judged = verdict(found, claim.test.get("expect", "more"))
-        text = f"{claim.claim} ({claim.where})"
-        return [claim.id + self.reading, text, self.paper(claim), found.value, found.low, found.high, judged]
+        number, text = self.effect(claim), f"{claim.claim} ({claim.where})"
+        model = self.model if self._models(claim) == [self.model] else EVERY
+        judged = verdict(number, claim.rule)
+        interval = [number.value, number.low, number.high]
+        return [claim.id, self.reading, model, text, self.paper(claim), *interval, claim.rule, judged]
 
     def _weights(self, name: str) -> np.ndarray:
         """Resamples of a set's images; other sets are drawn independently, other models on the same images."""
@@ -170,7 +202,7 @@ class Ledger:
 
     def _rows(self, model: str, name: str, test: Mapping) -> Measured:
         counts, weights = self.evaluations[model][name].counts, self._weights(name)
-        better, *others = [measure(counts[row + self.reading], weights) for row in test["rows"]]
+        better, *others = [measured(counts[self.reading, row], weights) for row in test["rows"]]
         return better - Measured.best(others)
 
     def _groups(self, model: str, name: str, test: Mapping) -> Measured:
@@ -181,19 +213,19 @@ class Ledger:
     def _known(self, model: str, name: str, test: Mapping) -> pd.DataFrame:
         """The (image, class) pairs of which the quantity is known, with their IoU, calibration off."""
         evaluation = self.evaluations[model][name]
-        counts = evaluation.counts["off" + self.reading]
-        found = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
-        known = found.merge(evaluation.scores, on=["index", "label"])
+        counts = evaluation.counts[self.reading, "off"]
+        ious = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
+        known = ious.merge(evaluation.scores_of("off", self.reading), on=["index", "label"])
         known["fewness"] = -known.groupby("index").label.transform("size")
         return known.dropna(subset=test["groups"])
 
 
 def _together(
-    claim: Claim, measured: Callable[[str, str, Mapping], Measured], models: Sequence[str], names: Sequence[str]
+    claim: Claim, number: Callable[[str, str, Mapping], Measured], models: Sequence[str], names: Sequence[str]
 ) -> Measured:
     """One number from those on every model and data set that a claim is about."""
     across = ACROSS[claim.test.get("across", "mean")]
-    return _least([across([measured(model, name, claim.test) for name in names]) for model in models])
+    return _least([across([number(model, name, claim.test) for name in names]) for model in models])
 
 
 def _upper_half(quantity: pd.Series) -> pd.Series:
@@ -202,10 +234,10 @@ def _upper_half(quantity: pd.Series) -> pd.Series:
     return quantity >= middle if (quantity < middle).any() else quantity > middle
 
 
-def _weighted_mean(found: pd.DataFrame, weights: np.ndarray) -> Measured:
+def _weighted_mean(ious: pd.DataFrame, weights: np.ndarray) -> Measured:
     """The mean IoU of some (image, class) pairs, on resamples [R, n_images]."""
-    drawn = weights[:, found["index"]]
-    return Measured(found.iou.mean(), drawn @ found.iou.to_numpy() / np.maximum(drawn.sum(axis=1), 1))
+    drawn = weights[:, ious["index"]]
+    return Measured(ious.iou.mean(), drawn @ ious.iou.to_numpy() / np.maximum(drawn.sum(axis=1), 1))
 
 
 def write_ledger(ledger: pd.DataFrame, profile: str, figures: Path = FIGURES) -> list[Path]:

@@ -1,97 +1,153 @@
-"""Tables: tidy CSV first, Markdown and LaTeX from it, the paper's number always beside ours."""
+"""The tables that are made of rows: each one spec, and the one call that measures, compares, writes and draws it."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import yaml
+from matplotlib.figure import Figure
 
-from elbo_core.paths import DATA, FIGURES
+from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.records import Evaluation
+from elbo_core.experiments.rows import rows_of
+from elbo_core.experiments.run import evaluate_all
+from elbo_core.paths import FIGURES
+from elbo_core.plots import save_figure
+from elbo_core.reports.figures import draw_gains, draw_gains_by_metric, draw_gains_by_model, draw_strengths
+from elbo_core.reports.summary import compare, tidy
 
-COLUMNS = ["model", "dataset", "row", "metric", "paper", "ours", "low", "high", "n_images"]
-DATASET_ORDER = ("voc", "context", "coco", "ade20k")
-COLUMNS_OF_TABLE_4 = ("miou", "precision", "f1")
-
-
-@functools.cache
-def reported() -> dict:
-    """Every number of the paper, as in `data/paper/reported.yaml`."""
-    return yaml.safe_load((DATA / "paper" / "reported.yaml").read_text())
-
-
-NAMES: dict[str, Callable[[object], str]] = {
-    "table_3": str,
-    "table_4": lambda score: {"off": "off", "elbo": "on", "elbo_attributes": "phrases"}[score],
-    "table_6": lambda steps: "on" if steps == 20 else f"{steps} timesteps",
-    "table_7": lambda strategy: f"10 {strategy}",
-    "table_8": lambda score: "on" if score == "elbo" else f"constant {score}",
-    "table_9": lambda line: f"attention {line['steps']} {line['strategy']}",
-    "figure_7": lambda calibration: {"off": "gamma 1/1", "on": "gamma 1/3"}[calibration],
-}
-"""How our rows (`rows.py`) are named after the keys of the paper's tables."""
+Draw = Callable[[pd.DataFrame, Sequence[str]], Figure]
 
 
-@functools.cache
-def paper_rows(table: str, model: str) -> dict[str, list[float]]:
-    """The paper's rows by our names of them: mIoU in percent on its four sets, and in Table IV the three metrics on
-    AEP. "off" comes from Table III where a table has none.
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper in our rows.
+
+    key: names its files, and the paper's numbers (`data/paper/reported.csv`). title: opens its caption.
+    rows: the names of the rows that it shows, in every reading. batches: what is measured together for it
+        (`rows.BATCHES`). best_of: see `summarise`.
+    metrics: which it shows. attributes: on the set of Table IV instead of the four others.
+    figure: draws it; drawn: the rows that the figure shows. file: the name of its files, `key` by default.
+    """
+
+    key: str
+    title: str
+    rows: tuple[str, ...]
+    batches: tuple[str, ...]
+    drawn: tuple[str, ...]
+    figure: Draw = draw_gains
+    metrics: tuple[str, ...] = ("miou",)
+    best_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    attributes: bool = False
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.file or self.key
+
+    def datasets(self, profile: Profile) -> Sequence[str]:
+        return (profile.attributes,) if self.attributes else profile.datasets
+
+
+CONSTANTS = tuple(f"constant 1/{k}" for k in range(2, 9))
+STRENGTHS = tuple(f"gamma 1/{k}" for k in range(1, 9))
+PLACES = tuple(f"attention {place}" for place in ("1 small", "10 small", "10 middle", "10 large", "10 random"))
+RANGES = tuple(f"10 {name}" for name in ("small", "middle", "large", "random", "even"))
+TABLES: dict[str, Table] = {
+    table.key: table
+    for table in (
+        Table("table_3", "Table III: mIoU (%)", ("off", "on", "relative", *CONSTANTS[:2]), ("models",), ("on",),
+              draw_gains_by_model),
+        Table("table_4", "Table IV: mIoU, precision and F1 (%)", ("off", "on", "phrases"), ("models", "phrases"),
+              ("on", "phrases"), draw_gains_by_metric, ("miou", "precision", "f1"), attributes=True),
+        Table("table_6", "Table VI (on: 20 timesteps): mIoU (%)", ("off", "1 timesteps", "5 timesteps", "on"),
+              ("models",), ("1 timesteps", "5 timesteps", "on")),
+        Table("table_7", "Table VII: mIoU (%)", ("off", *RANGES), ("ablations",), RANGES),
+        Table("figure_7", "Figure 7: mIoU (%)", ("off", *STRENGTHS), ("ablations",), STRENGTHS, draw_strengths,
+              file="table_figure_7"),
+        Table("table_8", "Table VIII: mIoU (%)", ("off", "on", *CONSTANTS), ("models",),
+              ("on", *CONSTANTS[:3], "best constant"), best_of={"best constant": ("off", *CONSTANTS)}),
+        Table("table_9", "Table IX: mIoU (%)", ("off", *PLACES), ("attention",), PLACES),
+    )
+}  # fmt: skip
+"""By key; Table II, Table V and those of our own (estimators, text and code) are made in their notebooks."""
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A table that has been made anew.
+
+    evaluations: by model and data set. frame: tidy. figure: as drawn. paths: the files written.
+    """
+
+    table: Table
+    evaluations: Mapping[str, Mapping[str, Evaluation]]
+    frame: pd.DataFrame
+    figure: Figure
+    paths: Sequence[Path]
+
+    def shown(self, metric: str = "miou", rows: Sequence[str] | None = None) -> pd.DataFrame:
+        """A metric of some rows, all by default, as people read it (`pivot`)."""
+        chosen = self.frame if rows is None else self.frame[self.frame.row.isin(rows)]
+        return pivot(chosen, metric)
+
+
+def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated:
+    """Measure what the run store lacks of a table, compare, write its files and draw its figure.
 
     Raises:
         ValueError: the table is unknown.
+        MeasurementError, StoreError: see `evaluate_all`.
     """
-    if table not in NAMES:
-        raise ValueError(f"unknown table {table!r}; known: {', '.join(NAMES)}")
-    numbers = reported()["table_3" if table == "figure_7" else table]  # of Figure 7 no other numbers are printed
-    numbers = numbers if table == "table_7" else numbers.get(model, {})  # Table VII is of SD1.5 alone
-    if isinstance(numbers, list):
-        found = {NAMES[table](line): line["miou"] for line in numbers}
-    else:
-        found = {NAMES[table](key): values for key, values in numbers.items()}
-    off = reported()["table_3"].get(model, {}).get("off")
-    return ({"off": off} if off else {}) | found
+    if key not in TABLES:
+        raise ValueError(f"unknown table {key!r}; known: {', '.join(TABLES)}")
+    table = TABLES[key]
+    evaluations = {model: evaluate_batches(model, table.datasets(profile), table.batches, profile) for model in models}
+    frames = [compare(evaluations, table.rows, key, profile, metric, table.best_of) for metric in table.metrics]
+    frame = pd.concat(frames, ignore_index=True)
+    paths = write_table(frame, table.name, profile.name, caption(table.title, profile))
+    figure = table.figure(frame, table.drawn)
+    name = key if key.startswith("figure") else f"figure_{key}"
+    return Regenerated(table, evaluations, frame, figure, paths + save_figure(figure, FIGURES / profile.name / name))
 
 
-def paper_number(table: str, model: str, row: str, dataset: str, metric: str = "miou") -> float:
-    """The paper's number in percent, or NaN where it has none. A metric with "_gain" behind it is the difference
-    between `row` and "off"."""
-    if metric.endswith("_gain"):
-        metric = metric.removesuffix("_gain")
-        return paper_number(table, model, row, dataset, metric) - paper_number(table, model, "off", dataset, metric)
-    places = {("aep", name): k for k, name in enumerate(COLUMNS_OF_TABLE_4)}
-    if table != "table_4":
-        places = {(name, "miou"): k for k, name in enumerate(DATASET_ORDER)}
-    rows, place = paper_rows(table, model), places.get((dataset, metric))
-    return rows[row][place] if row in rows and place is not None else float("nan")
-
-
-def beside_paper(frame: pd.DataFrame, table: str, model: str, mirrored: str) -> pd.DataFrame:
-    """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`."""
-    lines = zip(frame.row, frame.metric, strict=True)
-    return frame.assign(paper=[paper_number(table, model, row, mirrored, metric) for row, metric in lines])
-
-
-def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns in the common order, numbers rounded to 0.01.
+def evaluate_batches(
+    model: str, datasets: Sequence[str], batches: Sequence[str], profile: Profile
+) -> dict[str, Evaluation]:
+    """The rows of several batches on each data set, as one evaluation.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: two of their rows have the same name and reading and are not the same.
     """
-    missing = set(COLUMNS) - set(frame.columns)
-    if missing:
-        raise ValueError(f"a tidy table needs the columns {sorted(missing)} too")
-    return frame[COLUMNS].round({"paper": 2, "ours": 2, "low": 2, "high": 2}).reset_index(drop=True)
+    distinct = {row.id: row.definition for batch in batches for row in rows_of(batch)}
+    clashes = {row.id for batch in batches for row in rows_of(batch) if distinct[row.id] != row.definition}
+    if clashes:
+        raise ValueError(f"batches {list(batches)} mean different rows by {sorted(clashes)}")
+    runs = [evaluate_all(model, datasets, batch, profile.images) for batch in batches]
+    return {
+        name: Evaluation(
+            {place: counts for run in runs for place, counts in run[name].counts.items()},
+            pd.concat([run[name].scores for run in runs]).drop_duplicates(["reading", "row", "index", "label"]),
+        )
+        for name in datasets
+    }
+
+
+def caption(title: str, profile: Profile) -> str:
+    """What stands above a table."""
+    return f"{title}, {profile.extent} [95 % interval] (the paper)"
 
 
 def pivot(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One line per model and row, one column per data set: "ours [low, high] (paper)"."""
+    """One line per model, reading and row, one column per data set: "ours [low, high] (paper)"."""
     chosen = frame[frame.metric == metric]
+    lines = ["model", "reading", "row"]
     cells = chosen.assign(cell=chosen.apply(_cell, axis=1))
-    table = cells.pivot(index=["model", "row"], columns="dataset", values="cell")
-    order = chosen[["model", "row"]].drop_duplicates().itertuples(index=False, name=None)
-    return table.reindex(index=pd.MultiIndex.from_tuples(order, names=["model", "row"]))[list(chosen.dataset.unique())]
+    table = cells.pivot(index=lines, columns="dataset", values="cell")
+    order = chosen[lines].drop_duplicates().itertuples(index=False, name=None)
+    return table.reindex(index=pd.MultiIndex.from_tuples(order, names=lines))[list(chosen.dataset.unique())]
 
 
 def _cell(line: pd.Series) -> str:
@@ -106,21 +162,10 @@ def write_table(frame: pd.DataFrame, name: str, profile: str, caption: str, figu
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "tex")]
     frame = tidy(frame)
-    metrics = frame.metric.unique()
+    blocks = {metric: pivot(frame, metric).reset_index() for metric in frame.metric.unique()}
     frame.to_csv(paths[0], index=False, float_format="%.2f", lineterminator="\n")
-    parts = [f"**{metric}**\n\n{pivot(frame, metric).reset_index().to_markdown(index=False)}" for metric in metrics]
-    paths[1].write_text(f"{caption}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
-    blocks = [f"% {metric}\n{_latex(pivot(frame, metric))}" for metric in metrics]
-    paths[2].write_text(f"% {caption}\n" + "\n".join(blocks), encoding="utf-8")
+    markdown = [f"**{metric}**\n\n{block.to_markdown(index=False)}" for metric, block in blocks.items()]
+    paths[1].write_text(f"{caption}\n\n" + "\n\n".join(markdown) + "\n", encoding="utf-8")
+    latex = [f"% {metric}\n{block.to_latex(index=False, escape=True)}" for metric, block in blocks.items()]
+    paths[2].write_text(f"% {caption}\n" + "\n".join(latex), encoding="utf-8")
     return paths
-
-
-def _latex(table: pd.DataFrame) -> str:
-    """A booktabs table with `_`, `%` and `&` escaped."""
-    lines = table.reset_index()
-    text = lines.map(_escape).rename(columns=_escape)
-    return text.to_latex(index=False, escape=False, column_format="l" * text.shape[1])
-
-
-def _escape(text: object) -> str:
-    return str(text).replace("\\", r"\textbackslash ").replace("&", r"\&").replace("%", r"\%").replace("_", r"\_")

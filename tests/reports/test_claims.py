@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.records import Evaluation
 from elbo_core.experiments.rows import rows_of
-from elbo_core.experiments.run import Evaluation
-from elbo_core.metrics import BINS, Counts, Estimate, Stack, stack
-from elbo_core.reports.claims import ACROSS, Claim, Ledger, read_claims, verdict, write_ledger
-from elbo_core.reports.summary import Measured
-from elbo_core.reports.tables import DATASET_ORDER, paper_number
+from elbo_core.metrics import BINS, Counts, Stack, stack
+from elbo_core.reports.bootstrap import Estimate, Measured
+from elbo_core.reports.claims import ACROSS, COLUMNS, EVERY, RULES, Claim, Ledger, read_claims, verdict, write_ledger
+from elbo_core.reports.paper import DATASET_ORDER, paper_number
 
 IMAGES = 12
 PROFILE = Profile("test", IMAGES, 200)
@@ -42,7 +42,7 @@ def counts_of(hits: np.ndarray, unseen: int = 0) -> Stack:
 
 def evaluation(**rows: int) -> Evaluation:
     """Every row finds so many of the ten pixels of the one object of each image."""
-    counts = {name: counts_of(np.full((IMAGES, 1), hits)) for name, hits in rows.items()}
+    counts = {("released", name): counts_of(np.full((IMAGES, 1), hits)) for name, hits in rows.items()}
     return Evaluation(counts, pd.DataFrame())
 
 
@@ -90,8 +90,8 @@ def test_groups_compare_pairs_with_more_and_less(quantity):
     counts = counts_of(hits, unseen=6)
     lines = [(i, label, hits[i, label - 1]) for i in range(IMAGES) for label in ((1,) if i < 6 else (1, 2))]
     scores = pd.DataFrame(lines, columns=["index", "label", "area"]).assign(visible=lambda s: s.area / 10)
-    scores["frequency"] = scores.area
-    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
+    scores = scores.assign(frequency=scores.area, row="off", reading="released")
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({("released", "off"): counts}, scores)))
     found = ledger.effect(claim(groups=quantity))
     expected = 90 - (30 if quantity != "fewness" else 60)
     assert found.value == pytest.approx(expected)
@@ -101,8 +101,8 @@ def test_groups_compare_pairs_with_more_and_less(quantity):
 def test_what_is_unknown_is_left_out_of_the_groups():
     counts = counts_of(np.array([[9, 3]] * IMAGES))
     lines = [(i, label, np.nan if label == 2 else float(i)) for i in range(IMAGES) for label in (1, 2)]
-    scores = pd.DataFrame(lines, columns=["index", "label", "visible"])
-    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({"off": counts}, scores)))
+    scores = pd.DataFrame(lines, columns=["index", "label", "visible"]).assign(row="off", reading="released")
+    ledger = ledger_of(dict.fromkeys(SETS, Evaluation({("released", "off"): counts}, scores)))
     assert ledger.effect(claim(groups="visible")).value == 0, "only the first label is known, and it is always found"
 
 
@@ -151,8 +151,8 @@ def test_what_needs_an_absent_set_or_quantity_is_not_tested():
     assert verdict(ledger.effect(gains), "more") == "not tested"
     assert ledger.paper(gains) == ledger_of({}).paper(gains)
     assert np.isnan(ledger.effect(claim(rows=["phrases", "on"], attributes=True)).value)
-    scores = pd.DataFrame({"index": range(IMAGES), "label": 1, "visible": np.nan})
-    unseen = Evaluation({"off": counts_of(np.full((IMAGES, 1), 4))}, scores)
+    scores = pd.DataFrame({"index": range(IMAGES), "label": 1, "visible": np.nan, "row": "off", "reading": "released"})
+    unseen = Evaluation({("released", "off"): counts_of(np.full((IMAGES, 1), 4))}, scores)
     assert np.isnan(ledger_of(dict.fromkeys(SETS, unseen)).effect(claim(groups="visible")).value)
 
 
@@ -165,10 +165,11 @@ def test_sets_in_another_order_are_refused():
 
 def test_every_claim_asks_for_rows_that_exist():
     claims = read_claims()
-    known = {row.name for table in ("ablations", "estimators", "phrases") for row in rows_of(table)}
+    known = {row.name for batch in ("ablations", "estimators", "phrases") for row in rows_of(batch)}
     for one in claims:
         assert set(one.test.get("rows", [])) <= known
         assert one.test.get("across", "mean") in ACROSS
+        assert one.rule in RULES
         assert one.claim.endswith(".")
         assert {"rows", "groups"} & set(one.test) or not one.test
     assert len(claims) >= 16
@@ -194,8 +195,18 @@ def test_the_ledger_is_written_the_same_every_time(tmp_path):
     assert list(table.verdict) == ["holds", "not tested"]
     first = [path.read_bytes() for path in write_ledger(table, "p", tmp_path)]
     assert first == [path.read_bytes() for path in write_ledger(table, "p", tmp_path)]
-    assert pd.read_csv(tmp_path / "p" / "claims.csv").columns.tolist() == [
-        "id", "claim", "paper", "ours", "low", "high", "verdict"]  # fmt: skip
+    assert pd.read_csv(tmp_path / "p" / "claims.csv").columns.tolist() == COLUMNS
+
+
+def test_the_model_and_the_rule_of_a_claim_are_named():
+    """The paper's number is that of the same model; of a claim about all, the least."""
+    ledger = ledger_of({name: evaluation(on=8, off=4) for name in SETS})
+    every = claim(rows=["on", "off"], models="every", table="table_3", expect="not less")
+    ledger = replace(ledger, evaluations=dict(ledger.evaluations) | {"toy-sdxl": ledger.evaluations["toy-sd15"]})
+    table = ledger.table([claim(rows=["on", "off"], table="table_3"), every])
+    assert list(table.model) == ["toy-sd15", EVERY]
+    assert list(table.rule) == ["more", "not less"]
+    assert list(table.reading) == ["released", "released"]
 
 
 def test_differences_are_paired():

@@ -13,10 +13,21 @@ from released import segment
 
 from elbo_core import Plan, Recipe, Scene, align, observe
 from elbo_core.diffusion.families import wrap
-from elbo_core.reports.export import ReleasedNoise, StoredNoise, explain, export, file_name, main, read_manifest
+from elbo_core.errors import DatasetError
+from elbo_core.reports.export import (
+    ManifestEntry,
+    ReleasedNoise,
+    StoredNoise,
+    explain,
+    export,
+    file_name,
+    main,
+    read_manifest,
+    read_names,
+)
 
 CLASSES = ("star", "hot dog", "moon")
-PLAN = Plan((1, 301, 651, 951), (20, 100, 180))
+PLAN = Plan.of((1, 301, 651, 951), (20, 100, 180))
 FAMILIES = ("sd", "sd-v", "sdxl", "sd3", "sd35")
 
 
@@ -31,7 +42,7 @@ def test_it_is_what_the_released_code_computes(family, image):
     denoiser = wrap(pipeline, family)
     scene = Scene.of(image, CLASSES)
     noise = ReleasedNoise(4307)("any", denoiser.encode_image(scene.image).shape, PLAN)
-    expected = segment(pipeline, image, CLASSES, noise, PLAN.elbo_timesteps, PLAN.attention_timesteps)
+    expected = segment(pipeline, image, CLASSES, noise, PLAN.losses[0].timesteps, PLAN.attention[0].timesteps)
     ours = explain(observe(denoiser, scene, PLAN, noise))
     for name in CLASSES:
         for key, tolerance in (("loss", 1e-4), ("minmax", 1e-4), ("cross_att", 1e-4), ("heatmap", 1e-3)):
@@ -98,6 +109,102 @@ def test_noise_that_does_not_fit_is_refused(tiny_scene):
 @pytest.fixture
 def tiny_scene(image):
     return wrap(tiny.stable_diffusion(), "tiny"), Scene.of(image, CLASSES)
+
+
+def write(manifest, *entries) -> None:
+    manifest.write_text(json.dumps(entries))
+
+
+NAMES = ["background", "star", "hot dog", "hot-dog", "moon"]
+ONE = {"name": "one", "image": "one.png"}
+
+
+@pytest.mark.parametrize(("entries", "shared"), [
+    ([ONE | {"classes": ["hot dog", "hot-dog"]}], "one__hot_dog.npz"),
+    ([ONE | {"classes": ["star"]}, ONE | {"classes": ["star"]}], "one__star.npz"),
+    ([ONE | {"name": "a b", "classes": ["star"]}, ONE | {"name": "a-b", "classes": ["star"]}], "a_b__star.npz"),
+    ([ONE | {"name": "ONE", "classes": ["star"]}, ONE | {"classes": ["star"]}], "one__star.npz"),
+    ([ONE | {"name": "猫", "classes": ["star"]}, ONE | {"name": "狗", "classes": ["star"]}], "___star.npz"),
+])  # fmt: skip
+def test_two_classes_never_share_a_file(entries, shared, manifest, tmp_path):
+    write(manifest, *entries)
+    with pytest.raises(ValueError, match=f"would both be written to {shared}; rename one"):
+        read_manifest(manifest, NAMES)
+    scenes = [ManifestEntry(one["name"], manifest.parent / one["image"], tuple(one["classes"])) for one in entries]
+    with pytest.raises(ValueError, match=f"would both be written to {shared}; rename one"):
+        export(None, scenes, tmp_path / "out", PLAN, ReleasedNoise(1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_too_long_for_a_file(manifest):
+    write(manifest, ONE | {"name": "x" * 250, "classes": ["star"]})
+    with pytest.raises(ValueError, match="file of 260 characters; shorten its name"):
+        read_manifest(manifest, NAMES)
+
+
+@pytest.mark.parametrize("asked", [-1, 0, 5, 10**9, True, False])
+def test_classes_by_number_are_those_of_the_list(asked, manifest):
+    write(manifest, ONE | {"classes": [asked]})
+    with pytest.raises(ValueError, match=f"'one' asks for the class {asked}, expected 1..4"):
+        read_manifest(manifest, NAMES)
+
+
+def test_a_class_by_its_number(manifest):
+    write(manifest, ONE | {"classes": [4, "star"]})
+    assert read_manifest(manifest, NAMES)[0].classes == ("moon", "star")
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ({"name": "x"}, "must be a list of one picture at least"),
+    ([], "must be a list of one picture at least"),
+    (["one.png"], "entry 0 of .* is no object"),
+    ([ONE | {"name": 5, "classes": ["star"]}], r"lacks \['name'\]"),
+    ([ONE], r"lacks \['label_map'\]"),
+    ([ONE | {"classes": "star"}], "must have a list of classes, got 'star'"),
+    ([ONE | {"classes": []}], "no candidate classes"),
+    ([ONE | {"classes": ["star", "Star"]}], "named twice"),
+    ([ONE | {"classes": ["wolf"]}], r"asks for \['wolf'\]"),
+    ([ONE | {"classes": ["background"]}], r"asks for \['background'\]"),
+    ([ONE | {"classes": [1.0]}], r"class 0 must be a text, got 1\.0"),
+])  # fmt: skip
+def test_entries_that_are_built_otherwise(entries, message, manifest):
+    manifest.write_text(json.dumps(entries))
+    with pytest.raises((TypeError, ValueError), match=message):
+        read_manifest(manifest, NAMES)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[{]"])
+def test_what_is_no_json_is_named(text, manifest):
+    manifest.write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is not JSON"):
+        read_manifest(manifest, NAMES)
+
+
+def test_labels_without_a_name_are_errors(manifest):
+    Image.fromarray(np.array([[0, 1], [5, 255]], np.uint8)).save(manifest.parent / "labels.png")
+    write(manifest, ONE | {"label_map": "labels.png"})
+    with pytest.raises(ValueError, match=r"labels\.png holds the label 5, outside 0\.\.4 and 255"):
+        read_manifest(manifest, NAMES)
+
+
+@pytest.mark.parametrize("names", [["background"], {"0": "star"}, ["background", "star", "STAR"], ["background", ""]])
+def test_lists_of_names_that_are_none(names, tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(ValueError, match=r"must be a list of names|named twice|is blank"):
+        read_names(tmp_path / "classes.json")
+
+
+def test_pictures_are_in_the_pixels_of_their_label_map(manifest):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 2)).save(manifest.parent / "turned.jpg", exif=exif)
+    write(manifest, {"name": "turned", "image": "turned.jpg", "classes": ["star"]})
+    assert read_manifest(manifest, NAMES)[0].scene.image.shape == (3, 2, 6)
+
+
+def test_noise_is_read_from_its_folder_alone(tmp_path):
+    with pytest.raises(DatasetError, match="leaves the folder"):
+        StoredNoise(tmp_path)("../secret", (4, 8, 8), PLAN)
 
 
 def test_file_names():

@@ -4,18 +4,20 @@ import pandas as pd
 import pytest
 
 from elbo_core.experiments.rows import rows_of
-from elbo_core.reports.tables import COLUMNS, beside_paper, paper_number, pivot, tidy, write_table
+from elbo_core.reports.paper import beside_paper, paper_number, reported
+from elbo_core.reports.summary import COLUMNS, tidy
+from elbo_core.reports.tables import TABLES, pivot, regenerate, write_table
 
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
     lines = [
-        ("toy_a", "toy-voc", "off", "miou", 67.57, 30.123, 28.0, 32.0, 96),
-        ("toy_a", "toy-voc", "on", "miou", 68.15, 31.5, 29.0, 33.0, 96),
-        ("toy_a", "toy-coco", "off", "miou", 39.19, 20.0, 18.0, 22.0, 96),
-        ("toy_a", "toy-coco", "on", "miou", 42.15, 22.0, 20.0, 24.0, 96),
-        ("toy_a", "toy-voc", "on", "miou_gain", 0.58, 1.377, -0.5, 2.5, 96),
-        ("toy_a", "toy-coco", "on", "miou_gain", math.nan, 2.0, 1.0, 3.0, 96),
+        ("toy_a", "toy-voc", "released", "off", "miou", 67.57, 30.123, 28.0, 32.0, 96),
+        ("toy_a", "toy-voc", "released", "on", "miou", 68.15, 31.5, 29.0, 33.0, 96),
+        ("toy_a", "toy-coco", "released", "off", "miou", 39.19, 20.0, 18.0, 22.0, 96),
+        ("toy_a", "toy-coco", "released", "on", "miou", 42.15, 22.0, 20.0, 24.0, 96),
+        ("toy_a", "toy-voc", "released", "on", "miou_gain", 0.58, 1.377, -0.5, 2.5, 96),
+        ("toy_a", "toy-coco", "released", "on", "miou_gain", math.nan, 2.0, 1.0, 3.0, 96),
     ]
     return pd.DataFrame(lines, columns=COLUMNS)
 
@@ -52,11 +54,15 @@ def test_table_4_has_three_metrics_on_one_set(row, metric, expected):
 
 
 def test_rows_stand_beside_the_papers_numbers():
-    frame = pd.DataFrame({"row": ["off", "on", "best"], "metric": ["miou", "miou_gain", "miou_gain"]})
+    frame = pd.DataFrame(
+        {"row": ["off", "on", "best", "on"], "metric": ["miou", "miou_gain", "miou_gain", "miou_gain"]}
+    )
+    frame["reading"] = ["released"] * 3 + ["late layers"]
     paper = beside_paper(frame, "table_3", "SD1.5", "coco").paper
     assert paper[0] == 39.19
     assert paper[1] == pytest.approx(42.15 - 39.19)
     assert math.isnan(paper[2])
+    assert math.isnan(paper[3]), "the paper has one reading"
 
 
 def test_figure_7_is_known_at_its_two_printed_strengths():
@@ -66,15 +72,15 @@ def test_figure_7_is_known_at_its_two_printed_strengths():
 
 
 def test_unknown_paper_tables_list_the_known():
-    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_3, table_4, table_6"):
+    with pytest.raises(ValueError, match="unknown table 'table_1'; known: table_2, table_3, table_4"):
         paper_number("table_1", "SD1.5", "off", "voc")
 
 
 def test_pivot_keeps_the_order_of_rows_and_sets(frame):
     table = pivot(frame, "miou")
     assert list(table.columns) == ["toy-voc", "toy-coco"]
-    assert [row for _, row in table.index] == ["off", "on"]
-    assert table.loc[("toy_a", "off"), "toy-voc"] == "30.1 [28.0, 32.0] (67.6)"
+    assert [row for *_, row in table.index] == ["off", "on"]
+    assert table.loc[("toy_a", "released", "off"), "toy-voc"] == "30.1 [28.0, 32.0] (67.6)"
     assert pivot(frame, "miou_gain").iloc[0, 0] == "+1.4 [-0.5, +2.5] (+0.6)"
 
 
@@ -98,3 +104,27 @@ def test_csv_is_tidy_and_latex_escaped(frame, tmp_path):
 def test_missing_columns_are_named(frame):
     with pytest.raises(ValueError, match="paper"):
         tidy(frame.drop(columns="paper"))
+
+
+def test_all_numbers_of_the_paper_are_there():
+    """Counted in the paper: rows times columns of Tables II to IX, and what it says of cost and data sets."""
+    sizes = reported().groupby("table").size()
+    assert sizes.to_dict() == {
+        "table_2": 6 * 4, "table_3": 6 * 2 * 4, "table_4": 3 * 3 * 3, "table_5": 10 * 3, "table_6": 9 * 4,
+        "table_7": 5 * 4, "table_8": 12 * 4, "table_9": 10 * 4, "cost": 4, "datasets": 10,
+    }  # fmt: skip
+    assert not reported().duplicated(["table", "model", "row", "dataset", "metric"]).any()
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_a_table_shows_rows_that_are_measured_for_it(key):
+    table = TABLES[key]
+    measured = {row.name for batch in table.batches for row in rows_of(batch)}
+    assert set(table.rows) <= measured
+    assert set(table.drawn) <= set(table.rows) | set(table.best_of)
+    assert set(reported().table) >= {key} or key == "figure_7"
+
+
+def test_unknown_tables_are_refused():
+    with pytest.raises(ValueError, match="unknown table 'table_33'; known: table_3, table_4"):
+        regenerate("table_33", ["toy-sd15"], None)

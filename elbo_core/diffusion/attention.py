@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from elbo_core.diffusion.precision import whole_precision
 from elbo_core.errors import UnsupportedModelError
 
 
@@ -43,6 +44,7 @@ class AttentionLayer:
         """The number M of keys that are meant."""
         return self.key.shape[2] if self.part is None else len(self.part)
 
+    @whole_precision
     def __call__(self, values: Tensor) -> Tensor:
         """softmax(scale QK^T) V for `values` [M, V] or [T, M, V], averaged over heads: [T, side*side, V] in float32."""
         values = self._among_all_keys(values.to(self.query.device, torch.float32))
@@ -96,7 +98,7 @@ class CrossAttention:
 
     def maps(self, columns: Sequence[Sequence[int]]) -> list[Tensor]:
         """Per layer the maps [T, N, side, side] of N groups of token columns, each the mean over its columns."""
-        selector = torch.zeros(self.layers[0].columns, len(columns))
+        selector = torch.zeros(self.layers[0].columns, len(columns), dtype=torch.float32)
         for group, members in enumerate(columns):
             selector[list(members), group] = 1 / len(members)
         return [layer(selector).mT.unflatten(-1, (layer.side, layer.side)) for layer in self.layers]
@@ -116,6 +118,7 @@ class SelfAttention:
     def side(self) -> int:
         return self.layers[0].side
 
+    @whole_precision
     def refine(self, heatmaps: Tensor, weights: Sequence[float]) -> Tensor:
         """The weighted mean of the layers applied to `heatmaps` [T or 1, N, H, W]: [T, N, H, W].
 
@@ -140,78 +143,175 @@ def _apply(layer: AttentionLayer, heatmaps: Tensor) -> Tensor:
 
 def interpolation_matrix(size: int, target: int) -> Tensor:
     """The matrix [target, size] of bilinear resizing along one axis (half-pixel centres, no antialiasing)."""
-    return F.interpolate(torch.eye(size)[None], size=target, mode="linear")[0].T
+    return F.interpolate(torch.eye(size, dtype=torch.float32)[None], size=target, mode="linear")[0].T
 
 
 @dataclass(frozen=True)
 class Call:
-    """One attention call of a network: query [B, heads, Q, d], key [B, heads, K, d] and bias as the kernel saw them.
+    """One attention call of a network: query [B, heads, Q, d], key [B, heads, K, d], value [B, heads, K, e] and bias as
+    the kernel sees them.
 
-    sees_text: whether the layer was given the text beside the image.
+    sees_text: whether the layer was given the text beside the image. value: None where it was not asked for.
     """
 
     name: str
     sees_text: bool
     query: Tensor
     key: Tensor
+    value: Tensor | None
     scale: float
     bias: Tensor | None
 
     def layer(self, rows: range | None = None, part: range | None = None) -> AttentionLayer:
-        """The call as seen from some of its rows, the image's, on a part of its keys; both all by default."""
+        """The call as seen from some of its rows, the image's, on a part of its keys; both all by default.
+
+        Raises:
+            UnsupportedModelError: the rows are no square of pixels, as after a merging of tokens.
+        """
         query = self.query if rows is None else self.query[:, :, rows.start : rows.stop]
-        return AttentionLayer(self.name, math.isqrt(query.shape[2]), query, self.key, self.scale, part, self.bias)
+        side = math.isqrt(query.shape[2])
+        if side**2 != query.shape[2]:
+            raise UnsupportedModelError(f"layer {self.name} looks from {query.shape[2]} places, which are no square")
+        return AttentionLayer(self.name, side, query, self.key, self.scale, part, self.bias)
+
+    def result(self) -> Tensor:
+        """What the kernel makes of the call: [B, heads, Q, e]."""
+        return F.scaled_dot_product_attention(self.query, self.key, self.value, attn_mask=self.bias, scale=self.scale)
+
+
+Replacement = Callable[[Call], Tensor | None]
+"""What is to take the place of a call's result, or None to leave it."""
 
 
 class AttentionTap(TorchFunctionMode):
-    """While active, records every attention call of `network`; its output does not change.
+    """While active, records every attention call of `network`; its output does not change unless `replace` changes it.
 
     with AttentionTap(unet) as tap:
         unet(noisy, timesteps, text)
     cross, self_attention = separate_layers(tap.calls)
+
+    Compiled parts run as they were written meanwhile: nothing would be seen of them.
+
+    gradients: whether the calls stay in the graph of the network's output. values: whether they keep their values.
+    replace: given each call, whole and in the graph, what its result is to be (see `Call.result`). remedy: what to
+    advise where a layer is not seen.
+
+    Raises:
+        UnsupportedModelError: at the end of a pass, if a layer did not make its one call through
+            `scaled_dot_product_attention`, or a call was made outside all layers; it names them.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        gradients: bool = False,
+        values: bool = False,
+        replace: Replacement | None = None,
+        remedy: str = "",
+    ):
         super().__init__()
-        self.network = network
+        self.network = getattr(network, "_orig_mod", network)  # what torch.compile has wrapped
         self.calls: list[Call] = []
-        self._inside: list[tuple[str, bool]] = []
+        self._gradients, self._values, self._replace, self._remedy = gradients, values, replace, remedy
+        self._is_running, self._before = False, 0
+        self._inside: list[_Visit] = []
+        self._unseen: dict[str, int] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> AttentionTap:
+        add = self._hooks.append
+        add(self.network.register_forward_pre_hook(self._starting))
+        add(self.network.register_forward_hook(self._ending))
         for name, module in self.network.named_modules():
             if hasattr(module, "to_q") and hasattr(module, "set_processor"):
-                self._hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-                self._hooks.append(module.register_forward_hook(self._leaving, always_call=True))
+                add(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+                add(module.register_forward_hook(self._leaving, always_call=True))
+        self._stance = torch.compiler.set_stance("force_eager")
+        self._stance.__enter__()
         return super().__enter__()
 
     def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        self._stance.__exit__(*exception)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+    def _starting(self, *_) -> None:
+        self._is_running, self._before = True, len(self.calls)
         self._inside.clear()
-        super().__exit__(*exception)
+        self._unseen.clear()
+
+    def _ending(self, *_) -> None:
+        self._is_running = False
+        if not self._unseen and len(self.calls) == self._before:
+            raise UnsupportedModelError(f"{type(self.network).__name__} made no attention call that could be seen")
+        if self._unseen:
+            found = ", ".join(f"{name} ({count})" for name, count in self._unseen.items())
+            raise UnsupportedModelError(
+                "these attention layers did not make one call each through scaled_dot_product_attention, but as many "
+                f"as stand behind them: {found}{self._remedy and f'; call {self._remedy} first'}"
+            )
 
     def _entering(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             text = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
-            self._inside.append((name, text is not None))
+            self._inside.append(_Visit(name, text is not None))
 
         return hook
 
     def _leaving(self, *_) -> None:
-        self._inside.pop()
+        visit = self._inside.pop()
+        if visit.calls != 1:
+            self._unseen[visit.name] = visit.calls
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention and self._inside:
-            query, key = (
-                kwargs.get(name, args[at] if len(args) > at else None) for at, name in enumerate(("query", "key"))
-            )
-            scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-            bias = _as_bias(kwargs.get("attn_mask", args[3] if len(args) > 3 else None), query.dtype)
-            self.calls.append(Call(*self._inside[-1], query.detach(), key.detach(), scale, bias))
-        return function(*args, **kwargs)
+        if function is not F.scaled_dot_product_attention or not self._is_running:
+            return function(*args, **kwargs)
+        if not self._inside:
+            self._unseen["outside all layers"] = self._unseen.get("outside all layers", 0) + 1
+            return function(*args, **kwargs)
+        self._inside[-1].calls += 1
+        call = _describe(self._inside[-1], *args, **kwargs)
+        self.calls.append(self._kept(call))
+        result = self._replace(call) if self._replace else None
+        return function(*args, **kwargs) if result is None else result
+
+    def _kept(self, call: Call) -> Call:
+        call = call if self._values else replace(call, value=None)
+        if self._gradients:
+            return call
+        value = None if call.value is None else call.value.detach()
+        return replace(call, query=call.query.detach(), key=call.key.detach(), value=value)
+
+
+@dataclass
+class _Visit:
+    """A layer that is being run, and how many calls were seen of it."""
+
+    name: str
+    sees_text: bool
+    calls: int = 0
+
+
+def _describe(
+    visit: _Visit,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Call:
+    """A call from the arguments of `scaled_dot_product_attention`."""
+    if is_causal or enable_gqa or dropout_p:
+        raise UnsupportedModelError(f"layer {visit.name} uses causal or grouped attention, or dropout")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return Call(visit.name, visit.sees_text, query, key, value, scale, _as_bias(attn_mask, query.dtype))
 
 
 def _as_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -228,7 +328,7 @@ def separate_layers(calls: Sequence[Call]) -> Operators:
     """Of a network whose layers look either at the text or at the image, as UNets and PixArt do.
 
     Raises:
-        UnsupportedModelError: there is no call of one kind, because the model does not use the fused function.
+        UnsupportedModelError: there is no call of one kind.
     """
     cross = [call.layer() for call in calls if call.sees_text]
     own = [call.layer() for call in calls if not call.sees_text]
@@ -254,8 +354,5 @@ def joint_layers(calls: Sequence[Call], image: range, text: range) -> Operators:
 def _operators(cross: Sequence[AttentionLayer], own: Sequence[AttentionLayer]) -> Operators:
     for kind, layers in (("text", cross), ("image", own)):
         if not layers:
-            raise UnsupportedModelError(
-                f"the network made no {kind} attention call through scaled_dot_product_attention; "
-                "call its set_default_attn_processor() first"
-            )
+            raise UnsupportedModelError(f"the network has no {kind} attention")
     return CrossAttention(tuple(cross)), SelfAttention(tuple(own))

@@ -105,9 +105,9 @@ def negative_log_likelihood(
     first, last = (schedule.point(torch.tensor([end]).double()) for end in ends)
     reconstruction = -_log_posterior(mixture, clean, epsilon, first)
     prior = -_log_ratio(mixture, clean, epsilon, last)
-    terms = [term.mean().item() for term in (prior, diffusion, reconstruction)]
     blocks = (prior + diffusion + reconstruction).view(BLOCKS, -1).mean(dim=1)
-    return Likelihood(*terms, error=(blocks.std() / BLOCKS**0.5).item())
+    error = blocks.std() / BLOCKS**0.5
+    return Likelihood(*(part.mean().item() for part in (prior, diffusion, reconstruction, error)))
 
 
 def objective_loss(mixture: GaussianMixture, x: Tensor, epsilon: Tensor, path: PathPoint, objective: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from diffusers import (
@@ -14,25 +15,48 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
 from elbo_core.diffusion.attention import Call, Operators, joint_layers, separate_layers
-from elbo_core.diffusion.denoiser import Conditioning, Denoiser, TextPart
+from elbo_core.diffusion.denoiser import Conditioning, Denoiser
+from elbo_core.diffusion.schedule import RectifiedFlow
+from elbo_core.diffusion.text import Respelt, TextPart, lower_case, with_all_vectors
 from elbo_core.errors import UnsupportedModelError
 
 
-def _clip_part(tokenizer, first: int = 0) -> TextPart:
-    return TextPart(tokenizer, first, tokenizer.model_max_length)
+def _part(pipeline: DiffusionPipeline, number: str = "", limit: int | None = None, first: int = 0) -> TextPart:
+    """What the tokenizer of this number and its encoder read; a CLIP reads as much as it has positions.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is not that of the encoder.
+    """
+    tokenizer, encoder = (getattr(pipeline, name + number) for name in ("tokenizer", "text_encoder"))
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if limit is None and not tokenizer.model_max_length <= positions:
+        raise UnsupportedModelError(f"a tokenizer of {tokenizer.model_max_length} tokens, an encoder of {positions}")
+    known = encoder.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise UnsupportedModelError(
+            f"tokenizer{number} has {len(tokenizer)} tokens, text_encoder{number} knows {known}"
+        )
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
+    respell = with_all_vectors(tokenizer, convert) if convert else Respelt.plain
+    return TextPart(tokenizer, encoder, first, limit or tokenizer.model_max_length, respell)
 
 
 class StableDiffusion(Denoiser):
     """Stable Diffusion 1.x and 2.x: a UNet that looks at one CLIP text encoder (epsilon-, v- or sample-prediction)."""
 
+    processor = AttnProcessor2_0
+    needs: tuple[str, ...] = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
+
     def _network(self) -> nn.Module:
         return self.pipeline.unet
 
     def _parts(self) -> dict[str, TextPart]:
-        return {"clip": _clip_part(self.pipeline.tokenizer)}
+        return {"clip": _part(self.pipeline)}
 
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
@@ -48,14 +72,16 @@ class StableDiffusion(Denoiser):
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL: two CLIP encoders side by side, a pooled vector, and the sizes that the image is to have."""
 
+    needs = (*StableDiffusion.needs, "tokenizer_2", "text_encoder_2")
+
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             texts, device=self.device, do_classifier_free_guidance=False
         )
         return Conditioning(embeddings, pooled)
 
-    def _readers(self) -> Sequence[TextPart]:
-        return (*self.parts.values(), _clip_part(self.pipeline.tokenizer_2))
+    def _beside(self) -> Sequence[TextPart]:
+        return (_part(self.pipeline, "_2"),)
 
     def output(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         size = float(self.image_size)
@@ -67,11 +93,11 @@ class StableDiffusionXL(StableDiffusion):
 class _RectifiedFlow(Denoiser):
     """What the flow-matching transformers share: they predict epsilon - x and take the noise level as their time."""
 
+    kind = RectifiedFlow
+    needs = ("transformer", "vae", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+
     def _network(self) -> nn.Module:
         return self.pipeline.transformer
-
-    def _prediction_type(self) -> str:
-        return "flow_prediction"
 
     def _sigma(self, timesteps: Tensor) -> Tensor:
         return self.schedule.at(timesteps).sigma.to(self.device, self.dtype)
@@ -80,16 +106,17 @@ class _RectifiedFlow(Denoiser):
 class StableDiffusion3(_RectifiedFlow):
     """Stable Diffusion 3 and 3.5: image tokens first, then 77 of CLIP and 256 of T5, in one sequence."""
 
+    processor = JointAttnProcessor2_0
     t5_limit = 256
 
     def _parts(self) -> dict[str, TextPart]:
-        clip = _clip_part(self.pipeline.tokenizer)
+        clip = _part(self.pipeline)
         if self.pipeline.text_encoder_3 is None:
             return {"clip": clip}
-        return {"clip": clip, "t5": TextPart(self.pipeline.tokenizer_3, clip.limit, self.t5_limit)}
+        return {"clip": clip, "t5": _part(self.pipeline, "_3", self.t5_limit, clip.limit)}
 
-    def _readers(self) -> Sequence[TextPart]:
-        return (*self.parts.values(), _clip_part(self.pipeline.tokenizer_2))
+    def _beside(self) -> Sequence[TextPart]:
+        return (_part(self.pipeline, "_2"),)
 
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
@@ -111,15 +138,22 @@ class StableDiffusion3(_RectifiedFlow):
 class Flux(_RectifiedFlow):
     """FLUX.1: 512 tokens of T5 first, then the image in packs of 2 x 2; CLIP gives a pooled vector only."""
 
+    processor = FluxAttnProcessor
     T5_LIMIT = 512
     GUIDANCE = 1.0
     """What guidance-distilled models are told: the plain likelihood, no guidance."""
 
     def _parts(self) -> dict[str, TextPart]:
-        return {"t5": TextPart(self.pipeline.tokenizer_2, 0, self.T5_LIMIT)}
+        return {"t5": _part(self.pipeline, "_2", self.T5_LIMIT)}
 
     def _readers(self) -> Sequence[TextPart]:
-        return (*self.parts.values(), _clip_part(self.pipeline.tokenizer))
+        return (*self.parts.values(), _part(self.pipeline))
+
+    def _remedy(self) -> str:
+        return f'{super()._remedy()} and denoiser.network.set_attention_backend("native")'
+
+    def _latent_channels(self) -> int:
+        return self.network.config.in_channels // 4
 
     def _image_tokens(self) -> int:
         return (self.image_size // self.pipeline.vae_scale_factor // 2) ** 2
@@ -154,15 +188,19 @@ class Flux(_RectifiedFlow):
 class PixArt(Denoiser):
     """PixArt-alpha and -sigma: a transformer with T5 cross-attention that predicts the noise and its variance."""
 
+    processor = AttnProcessor2_0
+    needs = ("transformer", "vae", "scheduler", "tokenizer", "text_encoder")
+
     def _network(self) -> nn.Module:
         return self.pipeline.transformer
 
     def _image_size(self) -> int:
+        """That of the network alone: the VAE is Stable Diffusion's, and speaks of the pictures that it learnt from."""
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def _parts(self) -> dict[str, TextPart]:
         limit = 300 if isinstance(self.pipeline, PixArtSigmaPipeline) else 120
-        return {"t5": TextPart(self.pipeline.tokenizer, 0, limit)}
+        return {"t5": replace(_part(self.pipeline, limit=limit), respell=lower_case)}
 
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, mask, _, _ = self.pipeline.encode_prompt(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from elbo_core.errors import ScheduleError
+from elbo_core.errors import ScheduleError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -70,18 +71,23 @@ class NoiseSchedule(ABC):
     def of(scheduler: SchedulerMixin, image_tokens: int | None = None) -> NoiseSchedule:
         """The schedule that the model behind `scheduler` was trained with.
 
-        DDPM, DDIM, PNDM, Euler, DPM-Solver, ... share `alphas_cumprod`. A flow-matching scheduler with
-        `use_dynamic_shifting` depends on the resolution: give it the number of `image_tokens`.
+        DDPM, DDIM, PNDM, Euler, DPM-Solver, ... share `alphas_cumprod`. A flow-matching scheduler, or a solver with
+        `use_flow_sigmas`, that shifts dynamically depends on the resolution: give it the number of `image_tokens`. How
+        a scheduler chooses its steps (Karras sigmas, a terminal shift, ...) is no matter of the schedule.
 
         Raises:
-            TypeError: the scheduler is of neither family.
-            ScheduleError: the schedule is not monotone, or a dynamic shift lacks `image_tokens`.
+            UnsupportedModelError: the scheduler is of neither family, as those of EDM.
+            ScheduleError: the schedule is not monotone, a dynamic shift lacks `image_tokens`, or the scheduler
+                contradicts itself.
         """
-        if hasattr(scheduler, "alphas_cumprod"):
+        config = getattr(scheduler, "config", {})
+        _check_consistent(type(scheduler).__name__, config)
+        is_known = "FlowMatch" in type(scheduler).__name__ or hasattr(scheduler, "alphas_cumprod")
+        if is_known and _is_flow(type(scheduler).__name__, config):
+            return RectifiedFlow(_flow_shift(scheduler, image_tokens), config["num_train_timesteps"])
+        if is_known:
             return VariancePreserving(1 - scheduler.alphas_cumprod.double())
-        if "FlowMatch" in type(scheduler).__name__:
-            return RectifiedFlow(_flow_shift(scheduler.config, image_tokens), scheduler.config.num_train_timesteps)
-        raise TypeError(
+        raise UnsupportedModelError(
             f"{type(scheduler).__name__} has neither alphas_cumprod nor flow matching; use a pipeline with a "
             "DDPM-like or FlowMatchEulerDiscrete scheduler"
         )
@@ -153,7 +159,7 @@ class RectifiedFlow(NoiseSchedule):
     released_error = "flow"
 
     def __init__(self, shift: float = 1.0, steps: int = 1000):
-        if not shift > 0:
+        if not 0 < shift < math.inf:
             raise ScheduleError(f"the shift of a flow must be positive, got {shift}")
         self.shift, self.steps = shift, steps
 
@@ -170,12 +176,40 @@ def broadcast(values: Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(-1, *(1,) * (like.ndim - 1))
 
 
-def _flow_shift(config, image_tokens: int | None) -> float:
+FLOW = "flow_prediction"
+"""What diffusers calls the prediction of a flow, where a scheduler says it."""
+
+
+def _is_flow(kind: str, config: Mapping) -> bool:
+    return "FlowMatch" in kind or bool(config.get("use_flow_sigmas"))
+
+
+def _check_consistent(kind: str, config: Mapping) -> None:
+    """Refuse a scheduler of which one setting says flow and another does not, or whose time is not the network's."""
+    prediction = config.get("prediction_type", FLOW if _is_flow(kind, config) else "epsilon")
+    if (prediction == FLOW) != _is_flow(kind, config):
+        raise ScheduleError(
+            f"{kind} contradicts itself: prediction_type is {prediction!r}, use_flow_sigmas is "
+            f"{bool(config.get('use_flow_sigmas'))}; use FlowMatchEulerDiscreteScheduler for a flow model"
+        )
+    for setting, odd in (("invert_sigmas", True), ("timestep_type", "continuous")):
+        if config.get(setting) == odd:
+            raise ScheduleError(
+                f"{kind} has {setting}={odd!r}, whose timesteps are not those of a diffusion model here"
+            )
+
+
+def _flow_shift(scheduler: SchedulerMixin, image_tokens: int | None) -> float:
     """The static shift, or the one that a resolution of so many tokens asks for (Esser et al. 2024, section 5.3.2)."""
-    if not config.use_dynamic_shifting:
-        return config.shift
+    config = scheduler.config
+    if not config.get("use_dynamic_shifting"):
+        return getattr(
+            scheduler, "shift", config.get("shift", config.get("flow_shift"))
+        )  # `set_shift` leaves the config
     if image_tokens is None:
         raise ScheduleError("this flow schedule depends on the resolution; say how many image tokens there are")
+    if config.get("base_image_seq_len") is None:
+        raise ScheduleError(f"{type(scheduler).__name__} shifts dynamically, but does not say by how much")
     low, high = config.base_image_seq_len, config.max_image_seq_len
     mu = config.base_shift + (config.max_shift - config.base_shift) * (image_tokens - low) / (high - low)
     return mu if config.time_shift_type == "linear" else math.exp(mu)
@@ -193,7 +227,7 @@ def _mean(rise: Tensor) -> Tensor:
 
 
 def _check_rising(variance: Tensor) -> None:
-    falls = (variance.diff() <= 0).nonzero()
+    falls = (~(variance.diff() > 0)).nonzero()  # also where it is no number
     if len(falls) or not 0 <= variance[-1] <= 1:
         step = int(falls[0]) if len(falls) else len(variance) - 2
         raise ScheduleError(

@@ -5,15 +5,25 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    HeliosScheduler,
+    HeunDiscreteScheduler,
     PNDMScheduler,
+    SASolverScheduler,
+    UniPCMultistepScheduler,
 )
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from elbo_core.diffusion.schedule import NoiseSchedule, RectifiedFlow, VariancePreserving
-from elbo_core.errors import ScheduleError
+from elbo_core.errors import ScheduleError, UnsupportedModelError
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ZERO_SNR = DDIMScheduler(**SD, rescale_betas_zero_snr=True, timestep_spacing="trailing")
@@ -33,6 +43,17 @@ FLOWS = {
     "sd3": (FlowMatchEulerDiscreteScheduler(shift=3.0), None),
     "flux": (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 1024),
 }
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+SOLVERS = {
+    "DPM-Solver++": DPMSolverMultistepScheduler(**FLOW, flow_shift=3.0),
+    "DPM-Solver++ (single)": DPMSolverSinglestepScheduler(**FLOW, flow_shift=3.0),
+    "UniPC": UniPCMultistepScheduler(**FLOW, flow_shift=3.0),
+    "DEIS": DEISMultistepScheduler(**FLOW, flow_shift=3.0),
+    "SA-Solver": SASolverScheduler(**FLOW, flow_shift=3.0),
+    "Heun": FlowMatchHeunDiscreteScheduler(shift=3.0),
+    "LCM": FlowMatchLCMScheduler(shift=3.0),
+}
+"""Other solvers for a flow model, with the same shift as that of Stable Diffusion 3."""
 ALL = {name: NoiseSchedule.of(scheduler) for name, scheduler in DDPM_LIKE.items()} | {
     name: NoiseSchedule.of(*arguments) for name, arguments in FLOWS.items()
 }
@@ -143,6 +164,71 @@ def test_a_schedule_that_does_not_grow_is_refused():
 def test_a_dynamic_shift_needs_the_resolution():
     with pytest.raises(ScheduleError, match="how many image tokens"):
         NoiseSchedule.of(FLOWS["flux"][0])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_solver_does_not_change_the_flow(name):
+    """Oracle: each solver's own sigmas at its own steps."""
+    schedule, scheduler = NoiseSchedule.of(SOLVERS[name]), copy.deepcopy(SOLVERS[name])
+    assert torch.equal(schedule.at(torch.arange(1000)).sigma, ALL["sd3"].at(torch.arange(1000)).sigma)
+    if name in ("Heun", "LCM"):
+        expected, times = scheduler.sigmas, 1 - torch.arange(1000) / 1000
+    else:
+        scheduler.set_timesteps(10)
+        last = torch.linspace(1, 0.001, 11) if name == "UniPC" else torch.linspace(0.999, 0, 11)
+        expected, times = scheduler.sigmas[:10], last[:10]
+    torch.testing.assert_close(schedule.point(times.double()).sigma, expected.double(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_shift_that_is_set_later_is_obeyed():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_shift(5.0)
+    assert NoiseSchedule.of(scheduler).shift == 5.0
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        UniPCMultistepScheduler(use_flow_sigmas=True),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="v_prediction"),
+        UniPCMultistepScheduler(prediction_type="flow_prediction"),
+        DPMSolverMultistepScheduler(prediction_type="flow_prediction"),
+    ],
+    ids=repr,
+)
+def test_a_scheduler_that_contradicts_itself_is_refused(scheduler):
+    with pytest.raises(ScheduleError, match="contradicts itself"):
+        NoiseSchedule.of(scheduler)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "complaint"),
+    [
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=True"),
+        (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "timestep_type='cont"),
+        (UniPCMultistepScheduler(**FLOW, use_dynamic_shifting=True), "does not say by how much"),
+        (FlowMatchHeunDiscreteScheduler(shift=0.0), "must be positive"),
+        (DDPMScheduler(trained_betas=[0.1, float("nan"), 0.2]), "must grow"),
+    ],
+)
+def test_schedules_of_another_kind_are_refused(scheduler, complaint):
+    with pytest.raises(ScheduleError, match=complaint):
+        NoiseSchedule.of(scheduler, 1024)
+
+
+@pytest.mark.parametrize("options", [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}])
+def test_how_a_sampler_chooses_its_steps_does_not_matter(options):
+    expected = ALL["sd15"].at(torch.arange(1000)).sigma
+    for kind in (EulerDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler):
+        scheduler = kind(**SD, **options)
+        scheduler.set_timesteps(7)
+        torch.testing.assert_close(NoiseSchedule.of(scheduler).at(torch.arange(1000)).sigma, expected)
+
+
+@pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, HeliosScheduler])
+def test_schedulers_of_other_families_are_refused(kind):
+    with pytest.raises(UnsupportedModelError, match=f"{kind.__name__} has neither"):
+        NoiseSchedule.of(kind())
 
 
 def test_other_schedulers_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +12,21 @@ from torch import Tensor
 from elbo_core.captions import Caption, check_classes, find_classes
 from elbo_core.images import ImageLike, read_image
 
+IGNORED = 255
+"""The label of pixels that no metric counts."""
+
 
 @dataclass(frozen=True)
 class Scene:
     """image: float32 [3, H, W] in [0, 1]; classes: the candidates; id: names the picture and thereby its noise.
 
     caption: the user's own caption with its mentions, or None for "a photo of c1, c2, ...".
-    label_map: uint8 [H, W], 0 background, 255 ignored; labels: the value in it of each candidate class.
+    label_map: uint8 [H, W], 0 background, `IGNORED` (255) not counted; labels: the value in it of each candidate class.
     visible: the share of each candidate's pixels that nothing hides, where that is known.
     phrases: the caption's noun phrase for each candidate; empty if there are none.
+
+    Raises:
+        TypeError, ValueError: see `check_classes`; or the parts do not fit together.
     """
 
     image: Tensor
@@ -31,12 +38,31 @@ class Scene:
     visible: tuple[float, ...] = ()
     phrases: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.classes):
+            object.__setattr__(self, "classes", check_classes(self.classes))
+        size = tuple(self.image.shape[1:])
+        if len(size) != 2 or len(self.image) != 3:
+            raise ValueError(f"the image of scene {self.id!r} must have shape [3, H, W], got {list(self.image.shape)}")
+        if self.label_map is not None and self.label_map.shape != size:
+            raise ValueError(f"scene {self.id!r} has a label map of {self.label_map.shape}, its picture is {size}")
+        self._check_per_class()
+
+    def _check_per_class(self) -> None:
+        if self.caption is not None and set(self.caption.classes) != set(self.classes):
+            named = f"asks for {list(self.classes)}, its caption names {list(self.caption.classes)}"
+            raise ValueError(f"scene {self.id!r} {named}; a caption must name every class and no other")
+        for name in ("labels", "visible", "phrases"):
+            count = len(getattr(self, name))
+            if count not in (0, len(self.classes)):
+                raise ValueError(f"scene {self.id!r} has {count} {name} for {len(self.classes)} classes")
+
     @classmethod
-    def of(cls, image: ImageLike, classes, caption: str | None = None) -> Scene:
+    def of(cls, image: ImageLike, classes: Iterable[str], caption: str | None = None) -> Scene:
         """A scene from any picture; its id is a hash of the pixels.
 
         Raises:
-            ImageReadError, ValueError: see `read_image`, `check_classes`, `find_classes`.
+            ImageReadError, TypeError, ValueError: see `read_image`, `check_classes`, `find_classes`.
         """
         pixels = read_image(image)
         classes = check_classes(classes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from tqdm import tqdm
 
+from elbo_core.checks import check_whole
 from elbo_core.datasets.coco import COCO_2017, INSTANCES, instance_dataset
 from elbo_core.datasets.dataset import Dataset
 from elbo_core.datasets.folders import LAYOUTS, VARIANTS, Layout, default_root, folder_dataset
-from elbo_core.errors import DatasetError, ImageReadError
 
 EVERY = LAYOUTS | VARIANTS | {INSTANCES: COCO_2017}
 EXPECTED = {name: layout.count for name, layout in EVERY.items()}
@@ -30,12 +31,13 @@ SHOWN = 5
 """So many errors are printed in full."""
 
 
-def check(name: str, root: Path, images: int | None = None) -> bool:
+def check_set(name: str, root: Path, images: int | None = None) -> bool:
     """Read the first `images` pictures of a set, all by default, and print what is there; whether all is well."""
-    damaged = _damaged_archives(EVERY[name], root)
+    damaged = []
     try:
+        damaged = _damaged_archives(EVERY[name], root)
         dataset = _open(name, root, images)
-    except DatasetError as error:
+    except OSError as error:  # ours are such too
         return _report(name, [str(error), *damaged], "not usable", advice(name, root))
     errors = damaged + _errors(dataset)
     expected = EXPECTED[name] if images is None else min(images, EXPECTED[name])
@@ -59,7 +61,7 @@ def _errors(dataset: Dataset) -> list[str]:
 def _try(read: Callable, index: int) -> str | None:
     try:
         read(index)
-    except (DatasetError, ImageReadError) as error:
+    except OSError as error:
         return str(error)
     return None
 
@@ -109,23 +111,39 @@ def download(name: str, root: Path) -> bool:
 
 
 def _report(name: str, errors: Sequence[str], summary: str, help_: str = "") -> bool:
-    print(f"{name}: {summary}, {'no' if not errors else len(errors)} problems")
+    _print(f"{name}: {summary}, {'no' if not errors else len(errors)} problems")
     for message in errors[:SHOWN]:
-        print(f"  {message}")
+        _print(f"  {message}")
     if len(errors) > SHOWN:
-        print(f"  ... and {len(errors) - SHOWN} more")
+        _print(f"  ... and {len(errors) - SHOWN} more")
     if help_:
-        print(help_)
+        _print(help_)
     return not errors
+
+
+def _print(text: str) -> None:
+    """Names of files may hold what the terminal's encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def folder(text: str) -> Path:
+    """An argument; the shell leaves the "~" of `--root=~/sets` alone."""
+    return Path(os.path.expanduser(text))
+
+
+def count(text: str) -> int:
+    """An argument that is a whole number of at least one; of others argparse says that they are invalid counts."""
+    return check_whole(int(text), "the number of images")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["check", "download"])
     parser.add_argument("names", nargs="*", help=f"data sets, by default those of the paper: {', '.join(EXPECTED)}")
-    parser.add_argument("--root", type=Path, default=default_root(), help="the folder that holds them")
-    parser.add_argument("--images", type=int, help="look at so many pictures only")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--root", type=folder, default=default_root(), help="the folder that holds them")
+    parser.add_argument("--images", type=count, help="look at so many pictures only")
+    options = parser.parse_intermixed_args(arguments)
     unknown = set(options.names) - set(EXPECTED)
     if unknown:
         parser.error(f"unknown data set {sorted(unknown)[0]!r}; known: {', '.join(EXPECTED)}")
@@ -133,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = options.names or [name for name, layout in LAYOUTS.items() if layout.hub]
         done = [download(name, options.root) for name in names]
     else:
-        done = [check(name, options.root, options.images) for name in options.names or LAYOUTS]
+        done = [check_set(name, options.root, options.images) for name in options.names or LAYOUTS]
     return 0 if all(done) else 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,28 +26,37 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data")
 
 
-@functools.lru_cache(maxsize=2)
 def read_phrases(path: Path) -> Phrases:
     """The authors' `prompts.pkl`: per picture the lists `subject` (classes) and `phrase`, of the same length.
 
     Raises:
         DatasetError: the file is missing, holds more than plain data, or is built otherwise.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(
             f"aep: the phrases are missing: {path}; they come with the set, or from notebook 45_build_aep"
         )
     try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file).load()
-        return {Path(name).stem: _by_class(entry) for name, entry in content.items()}
-    except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path} is not a file of phrases: {error}") from error
+        return _parse(path.read_bytes())
+    except Exception as error:  # a damaged pickle provokes anything
+        raise DatasetError(f"{path} is not a file of phrases: {error} ({type(error).__name__})") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _parse(content: bytes) -> Phrases:
+    """By the file's content, so that another content is never taken for it."""
+    pictures = _PlainUnpickler(io.BytesIO(content)).load()
+    phrases = {Path(name).stem: _by_class(entry) for name, entry in pictures.items()}
+    if len(phrases) != len(pictures):
+        raise ValueError("two pictures have the same name")
+    return phrases
 
 
 def _by_class(entry: Mapping[str, list[str]]) -> dict[str, str]:
     """Where a class is named twice, its first phrase counts, as in the released code."""
     pairs = list(zip(entry["subject"], entry["phrase"], strict=True))
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise TypeError("a subject or a phrase is no text")
     return dict(reversed(pairs))
 
 
@@ -55,7 +66,7 @@ def write_phrases(path: Path, phrases: Phrases) -> None:
     path.write_bytes(pickle.dumps(content))
 
 
-def describe(scene: Scene, path: Path) -> Scene:
+def add_phrases(scene: Scene, path: Path) -> Scene:
     """The scene with its phrases and the caption "a photo of p1, p2, ...", where a class's words are its noun.
 
     Raises:

@@ -21,11 +21,15 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, SamModel, SamProcessor
 
+from elbo_core.datasets.__main__ import count, folder
 from elbo_core.datasets.aep import write_phrases
 from elbo_core.datasets.folders import LAYOUTS, default_root
 from elbo_core.datasets.names import class_names
 from elbo_core.datasets.prompts import SEED, Prompt, prompt_set
-from elbo_core.diffusion.models import load, locate
+from elbo_core.diffusion.folder import fetched_folder
+from elbo_core.diffusion.models import load
+from elbo_core.diffusion.registry import locate
+from elbo_core.paths import replace_file, whole_file
 
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25
 """Grounded SAM's own defaults; the authors' are not known."""
@@ -45,7 +49,7 @@ class Annotator:
     def load(cls, detector: str = "grounding-dino", segmenter: str = "sam", device: str | None = None) -> Annotator:
         """From aliases, local folders or hub ids."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        boxes, masks = locate(detector)[0], locate(segmenter)[0]
+        boxes, masks = fetched_folder(*locate(detector)), fetched_folder(*locate(segmenter))
         return cls(
             GroundingDinoForObjectDetection.from_pretrained(boxes, use_safetensors=True).to(device),
             GroundingDinoProcessor.from_pretrained(boxes),
@@ -72,7 +76,7 @@ class Annotator:
 
     def annotate(self, image: Image.Image, labels: Mapping[str, int]) -> np.ndarray:
         """The label map, uint8 [H, W]: the class labels of what is found, 0 elsewhere."""
-        things = []
+        things: list[tuple[int, float, np.ndarray]] = []
         for name, label in labels.items():
             boxes, scores = self.boxes(image, name)
             if len(boxes):
@@ -97,7 +101,7 @@ def build(
     options: for the pipeline (`height`, `num_inference_steps`, ...).
     """
     rejected_file = root / "aep" / "rejected.json"
-    rejected = json.loads(rejected_file.read_text()) if rejected_file.is_file() else {}
+    rejected = json.loads(rejected_file.read_text(encoding="utf-8")) if rejected_file.is_file() else {}
     phrases = {}
     for index, prompt in enumerate(tqdm(prompts, desc="AEP", disable=None)):
         name = f"generate_{index}"
@@ -107,11 +111,12 @@ def build(
             missing = _make(root, name, prompt, pipeline, annotator, seed + index, options)
             if missing:
                 rejected[name] = f"{', '.join(missing)} not found for {prompt.text!r}"
-                _replace(rejected_file, json.dumps(rejected, indent=1).encode())
+                rejected_file.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(rejected_file, json.dumps(rejected, indent=1).encode())
                 continue
         phrases[f"{name}.png"] = _subjects(prompt)
     (root / "aep").mkdir(parents=True, exist_ok=True)
-    write_phrases(root / LAYOUTS["aep"].phrases, phrases)
+    write_phrases(root / str(LAYOUTS["aep"].phrases), phrases)
     return rejected
 
 
@@ -127,21 +132,13 @@ def _make(
         for kind, picture in (("images", image), ("masks", Image.fromarray(label_map))):
             path = _path(root, kind, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            picture.save(partial, format="PNG")
-            partial.replace(path)
+            with whole_file(path) as partial:
+                picture.save(partial, format="PNG")
     return missing
 
 
 def _path(root: Path, kind: str, name: str) -> Path:
     return root / getattr(LAYOUTS["aep"], kind).format(id=name)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _subjects(prompt: Prompt) -> dict[str, str]:
@@ -152,12 +149,12 @@ def _subjects(prompt: Prompt) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=default_root(), help="the folder of the data sets")
-    parser.add_argument("--count", type=int, help="so many prompts, all by default")
+    parser.add_argument("--root", type=folder, default=default_root(), help="the folder of the data sets")
+    parser.add_argument("--count", type=count, help="so many prompts, all by default")
     parser.add_argument("--model", default="flux", help="what generates: an alias, a local folder or a hub id")
     parser.add_argument("--detector", default="grounding-dino")
     parser.add_argument("--segmenter", default="sam")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=count, default=STEPS)
     options = parser.parse_args(arguments)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipeline = load(options.model, dtype=dtype).pipeline

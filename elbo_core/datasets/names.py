@@ -19,7 +19,7 @@ def class_names(name: str, style: str = "prompted") -> tuple[str, ...]:
     Raises:
         ValueError: unknown set or style.
     """
-    prompted = yaml.safe_load((DATA / "paper" / "class_names.yaml").read_text())
+    prompted = yaml.safe_load((DATA / "paper" / "class_names.yaml").read_text(encoding="utf-8"))
     if name not in prompted:
         raise ValueError(f"no class names of {name!r}; known: {', '.join(prompted)}")
     if style not in STYLES:

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from HanTa.HanoverTagger import HanoverTagger
 
-from elbo_core.captions import Span
+from elbo_core.words import Span, mentions
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "black", "white", "beige",
           "teal")  # fmt: skip
@@ -124,9 +124,9 @@ def find_noun(phrase: str, name: str) -> Span:
     Raises:
         ValueError: it does not.
     """
-    whole = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", phrase, flags=re.IGNORECASE)
+    whole = mentions(phrase, name)
     if whole:
-        return whole.span()
+        return whole[0]
     plurals = [word.span for word in words(phrase) if word.lemma.lower() == name.lower()]
     if not plurals:
         raise ValueError(f"the phrase {phrase!r} does not name {name!r}; give a phrase that does")

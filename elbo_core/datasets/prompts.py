@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
+from elbo_core.datasets.dataset import check_count, read_text
 from elbo_core.datasets.folders import default_root
 from elbo_core.datasets.phrases import COLORS, NounPhrase, noun_phrases
 from elbo_core.errors import DatasetError
 
-Generator = np.random.Generator
+Generator: TypeAlias = np.random.Generator
 SEED = 4307
 
 ANIMALS = ("cat", "dog", "bird", "bear", "lion", "horse", "elephant", "monkey", "frog", "turtle", "rabbit",
@@ -56,27 +59,29 @@ class Prompt:
     pair: int | None = None
 
 
-def prompt_set(name: str, count: int | None = None, seed: int = SEED, root: Path | None = None) -> list[Prompt]:
+def prompt_set(
+    name: str, count: int | None = None, seed: int = SEED, root: str | os.PathLike | None = None
+) -> list[Prompt]:
     """The first `count` prompts of a set, all by default: from its file in `root`/prompts if there is one, else drawn.
 
     A&E and DVMP have rules; the colours of A&E and all of DVMP were drawn without a recorded seed, so ours differ from
     the authors'. ABC-6K is a list of captions and must be there.
 
     Raises:
-        ValueError: unknown set.
+        TypeError, ValueError: unknown set, or a count below one.
         DatasetError: the file is missing and cannot be drawn, or is not what it should be.
     """
     if name not in PROMPT_SETS:
         raise ValueError(f"unknown prompt set {name!r}; known: {', '.join(PROMPT_SETS)}")
-    chosen = PROMPT_SETS[name]
-    path = (root or default_root()) / "prompts" / chosen.file
-    texts = chosen.read(path) if path.is_file() else chosen.draw(np.random.default_rng(seed), path)
+    chosen, count = PROMPT_SETS[name], check_count(count, "prompts")
+    path = (default_root() if root is None else Path(os.path.expanduser(root))) / "prompts" / chosen.file
+    texts = chosen.read(path) if os.path.lexists(path) else chosen.draw(np.random.default_rng(seed), path)
     pairs = (k // 2 for k in itertools.count()) if chosen.paired else itertools.repeat(None)
     return [Prompt(text, tuple(noun_phrases(text)), pair) for text, pair in zip(texts[:count], pairs, strict=False)]
 
 
 def _read_lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise DatasetError(f"{path} holds no prompt")
     return lines
@@ -94,10 +99,13 @@ def _read_pairs(path: Path) -> list[str]:
 def _read_groups(path: Path) -> list[str]:
     """The official file of A&E: three lists by name."""
     try:
-        groups = json.loads(path.read_text(encoding="utf-8"))
-        return [text for group in ("animals", "animals_objects", "objects") for text in groups[group]]
-    except (ValueError, KeyError, TypeError) as error:
+        groups = json.loads(read_text(path))
+        lists = [groups[group] for group in ("animals", "animals_objects", "objects")]
+        if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
+            raise TypeError("a group is no list of texts")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path} is not A&E's list of animals, animals_objects and objects: {error!r}") from error
+    return list(itertools.chain.from_iterable(lists))
 
 
 def draw_attend_and_excite(rng: Generator, _: Path | None = None) -> list[str]:

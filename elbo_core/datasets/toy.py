@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 
 from elbo_core.captions import phrase_caption
-from elbo_core.datasets.dataset import Dataset
+from elbo_core.checks import check_whole
+from elbo_core.datasets.dataset import Dataset, check_position
 from elbo_core.scene import Scene
 from elbo_core.toy.describe import groups, phrase
 from elbo_core.toy.render import Rendering, render
 from elbo_core.toy.world import CLASSES, THINGS, SceneSpec, SceneStyle, sample_scene
-
-Split = Literal["dev", "test"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,16 @@ TOY_SETS: dict[str, ToySet] = {
     "toy-aep": ToySet("aep", SceneStyle((2, 3), (12.0, 34.0), class_exponent=0.6, copies_probability=0.4,
                                         characteristic_probability=0.3), False),
 }  # fmt: skip
-SPLIT_SEEDS: dict[Split, int] = {"dev": 61, "test": 62}
+SPLIT_SEEDS = {"dev": 61, "test": 62}
 
 
-def toy_specs(name: str, split: Split, count: int) -> list[SceneSpec]:
+def toy_specs(name: str, split: str, count: int) -> list[SceneSpec]:
     """The first `count` scenes of a set, always the same.
 
     Raises:
-        ValueError: unknown set or split.
+        TypeError, ValueError: unknown set or split, or a count below one.
     """
+    check_whole(count, "the number of images")
     if name not in TOY_SETS:
         raise ValueError(f"unknown toy set {name!r}; known: {', '.join(TOY_SETS)}")
     if split not in SPLIT_SEEDS:
@@ -62,23 +61,32 @@ def toy_specs(name: str, split: Split, count: int) -> list[SceneSpec]:
     return [sample_scene(np.random.default_rng(seed), TOY_SETS[name].style) for seed in seeds]
 
 
-def toy_dataset(name: str, split: Split, count: int) -> Dataset:
+def toy_dataset(name: str, split: str, count: int) -> Dataset:
     """A toy set in its fixed order, each scene rendered when it is asked for.
 
     Candidates are the classes of the label map, in label order (as in the paper).
 
     Raises:
-        ValueError: unknown set or split.
+        TypeError, ValueError: unknown set or split, or a count below one.
     """
     specs = toy_specs(name, split, count)
 
     def read(index: int) -> Scene:
-        scene = toy_scene(render(specs[index]), f"{name}/{split}/{index}", TOY_SETS[name].labels_stuff)
-        return with_phrases(scene, specs[index]) if name == "toy-aep" else scene
+        position = check_position(index, len(specs))
+        scene = toy_scene(render(specs[position]), f"{name}/{split}/{position}", TOY_SETS[name].labels_stuff)
+        return with_phrases(scene, specs[position]) if name == "toy-aep" else scene
 
-    first = read(0)
-    content = hashlib.sha256(first.image.numpy().tobytes() + first.label_map.tobytes() + repr(specs[:1]).encode())
-    return Dataset(name, split, TOY_SETS[name].classes, count, content.hexdigest()[:16], read)
+    def fingerprints() -> list[str]:
+        return [scene_hash(read(index)) for index in range(len(specs))]
+
+    return Dataset(name, split, TOY_SETS[name].classes, len(specs), fingerprints, read)
+
+
+def scene_hash(scene: Scene) -> str:
+    """A hash of everything in a scene: 7 ms for one that is rendered for it."""
+    digest = hashlib.sha256(scene.image.numpy().tobytes() + np.asarray(scene.label_map).tobytes())
+    digest.update(repr((scene.classes, scene.id, scene.caption, scene.labels, scene.visible, scene.phrases)).encode())
+    return digest.hexdigest()[:16]
 
 
 def toy_scene(rendering: Rendering, scene_id: str, labels_stuff: bool = False) -> Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -77,13 +78,33 @@ def test_pairs_of_abc_6k_stay_together(tmp_path):
 
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("a&e", "[1, 2]", r"AnE\.json is not A&E's list"), ("a&e", "{}", "KeyError"),
-    ("dvmp", " \n", r"DVMP\.txt holds no prompt"),
+    ("dvmp", " \n", r"DVMP\.txt holds no prompt"), ("a&e", "[" * 100_000, r"AnE\.json is not A&E's list"),
+    ("a&e", '{"animals": "a cat", "animals_objects": [], "objects": []}', "a group is no list of texts"),
+    ("a&e", '{"animals": [5], "animals_objects": [], "objects": []}', "a group is no list of texts"),
 ])  # fmt: skip
 def test_broken_files_are_named(name, text, message, tmp_path):
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / PROMPT_SETS[name].file).write_text(text)
     with pytest.raises(DatasetError, match=message):
         prompt_set(name, root=tmp_path)
+
+
+def test_a_file_that_is_there_is_never_drawn_instead(tmp_path):
+    path = tmp_path / "prompts" / "DVMP.txt"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(DatasetError, match=r"DVMP\.txt is missing, or no ordinary file"):
+        prompt_set("dvmp", root=tmp_path)
+    path.unlink()
+    path.write_bytes("ein Bär".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"DVMP\.txt cannot be read as UTF-8"):
+        prompt_set("dvmp", root=tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0])
+def test_counts_are_whole_and_at_least_one(count):
+    with pytest.raises((TypeError, ValueError), match="the number of prompts must be"):
+        prompt_set("dvmp", count)
 
 
 def test_what_cannot_be_drawn_says_where_it_is(tmp_path):

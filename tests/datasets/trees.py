@@ -110,7 +110,8 @@ def build_instances(root: Path) -> Path:
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in (632, 139, 285)]
     path = root / "coco/annotations/instances_val2017.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    categories = [{"id": i, "name": str(i)} for i in reversed(CATEGORIES)]
+    names = dict(zip(CATEGORIES, class_names("coco", "own"), strict=True))
+    categories = [{"id": i, "name": names[i]} for i in reversed(CATEGORIES)]
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return root
 

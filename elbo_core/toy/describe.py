@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -65,27 +66,50 @@ def attributed_caption(spec: SceneSpec) -> str:
     return TEMPLATE.format(_join([phrase(group) for group in groups(spec)]) + _place(spec.stuff))
 
 
-def random_caption(rng: np.random.Generator, spec: SceneSpec, incomplete: float = 0.15) -> str:
-    """One of the many captions of a scene: half of them plain lists of class names, half sentences with attributes.
+@dataclass(frozen=True)
+class CaptionStyle:
+    """How people tell of pictures, as probabilities.
 
-    Now and then a caption names the stuff alone, as "a photo of grass" does.
+    incomplete: that a class is left out. stuff: that the stuff is told. stuff_alone: that it is then all that is told,
+    as in "a photo of grass". names_only: that a caption is a plain list of class names. attribute: that a count, size
+    or pattern is told, color: that a colour is. template: that a sentence starts with "a photo of".
     """
+
+    incomplete: float = 0.15
+    stuff: float = 0.6
+    stuff_alone: float = STUFF_ALONE
+    names_only: float = 0.5
+    attribute: float = 0.6
+    color: float = 0.6
+    template: float = 0.7
+
+
+VARIED = CaptionStyle()
+COLORFUL = CaptionStyle(
+    incomplete=0.03, stuff=0.5, stuff_alone=0.05, names_only=0.2, attribute=0.4, color=0.95, template=0.5
+)
+"""As captions vary, and with nearly every colour told, for a model that is to paint what it is told."""
+
+
+def random_caption(rng: np.random.Generator, spec: SceneSpec, style: CaptionStyle = VARIED) -> str:
+    """One of the many captions of a scene: plain lists of class names, or sentences with attributes."""
     things = groups(spec)
-    kept = [group for group in things if rng.random() >= incomplete] or things[:1]
+    kept = [group for group in things if rng.random() >= style.incomplete] or things[:1]
     kept = [kept[i] for i in rng.permutation(len(kept))]
-    stuff = spec.stuff if rng.random() < 0.6 else ()
-    if stuff and rng.random() < STUFF_ALONE:
+    stuff = spec.stuff if rng.random() < style.stuff else ()
+    if stuff and rng.random() < style.stuff_alone:
         kept = []
-    if not kept or rng.random() < 0.5:
+    if not kept or rng.random() < style.names_only:
         names = [group[0].name for group in kept] + list(stuff)
         return TEMPLATE.format(", ".join(names[i] for i in rng.permutation(len(names))))
-    phrases = [phrase(group, _some_attributes(rng)) for group in kept]
+    phrases = [phrase(group, _some_attributes(rng, style)) for group in kept]
     sentence = _join(phrases) + _place(stuff)
-    return TEMPLATE.format(sentence) if rng.random() < 0.7 else sentence
+    return TEMPLATE.format(sentence) if rng.random() < style.template else sentence
 
 
-def _some_attributes(rng: np.random.Generator) -> frozenset[str]:
-    return frozenset(name for name in ("count", "size", "pattern", "color") if rng.random() < 0.6)
+def _some_attributes(rng: np.random.Generator, style: CaptionStyle) -> frozenset[str]:
+    chances = {"count": style.attribute, "size": style.attribute, "pattern": style.attribute, "color": style.color}
+    return frozenset(name for name, chance in chances.items() if rng.random() < chance)
 
 
 def _join(phrases: list[str]) -> str:

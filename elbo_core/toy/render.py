@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from elbo_core.toy.shapes import SHAPES, Part
+from elbo_core.toy.shapes import SHAPES, Part, Shape, ShapeTable
 from elbo_core.toy.textures import STUFF, noise, paint
 from elbo_core.toy.world import CLASSES, IMAGE_SIZE, SceneSpec, Thing
 
@@ -45,8 +45,8 @@ class Rendering:
         return np.where(self.instances > 0, self.thing_labels, self.stuff_labels)
 
 
-def render(spec: SceneSpec) -> Rendering:
-    """Draw `spec`: stuff first, then things from back to front.
+def render(spec: SceneSpec, shapes: ShapeTable = SHAPES) -> Rendering:
+    """Draw `spec`: stuff first, then things from back to front, each as `shapes` has it.
 
     A pixel belongs to the frontmost thing that covers more than half of it.
     """
@@ -55,7 +55,7 @@ def render(spec: SceneSpec) -> Rendering:
     instances = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     own_pixels = []
     for index, thing in enumerate(spec.things, start=1):
-        rows, columns, alpha, color = _draw_thing(thing)
+        rows, columns, alpha, color = _draw_thing(thing, shapes[thing.name]())
         canvas[rows, columns] = (1 - alpha[..., None]) * canvas[rows, columns] + alpha[..., None] * color
         covered = alpha > 0.5
         instances[rows, columns][covered] = index
@@ -75,7 +75,7 @@ def _draw_stuff(spec: SceneSpec, rng: np.random.Generator) -> tuple[np.ndarray, 
     return np.where(below[..., None], textures[-1], textures[0]), stuff_labels
 
 
-def _draw_thing(thing: Thing) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+def _draw_thing(thing: Thing, shape: Shape) -> tuple[slice, slice, np.ndarray, np.ndarray]:
     """The window (rows, columns) that a thing touches, its coverage [h, w] and colour [h, w, 3] there."""
     reach = thing.radius * 1.5 + 2
     x0, y0 = max(int(thing.x - reach), 0), max(int(thing.y - reach), 0)
@@ -84,7 +84,7 @@ def _draw_thing(thing: Thing) -> tuple[slice, slice, np.ndarray, np.ndarray]:
     alpha = np.zeros((y1 - y0, x1 - x0))
     color = np.zeros((y1 - y0, x1 - x0, 3))
     surface = np.clip(paint(thing.color, thing.pattern, *to_object), 0, 1)
-    for part in SHAPES[thing.name]():
+    for part in shape:
         fill, edge = _rasterise(part, thing, x0, y0, x1, y1)
         if part.paint == "hole":
             alpha = alpha * (1 - fill)

@@ -7,7 +7,7 @@ paints belongs to the object's mask; only its paint differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ class Part:
 
 
 Shape = tuple[Part, ...]
+ShapeTable = Mapping[str, Callable[[], Shape]]
 
 
 def _points(*xy: tuple[float, float]) -> np.ndarray:

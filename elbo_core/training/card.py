@@ -12,26 +12,28 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.captions import TEMPLATE
 from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.diffusion.models import load
-from elbo_core.methods.elbo import keyed_noise, weights
+from elbo_core.diffusion.noise import keyed_noise
+from elbo_core.generation.judge import Judge
+from elbo_core.methods.elbo import weights
 from elbo_core.plots import contact_sheet, save_figure, use_style
 from elbo_core.toy.describe import attributed_caption
 from elbo_core.toy.render import render
 from elbo_core.toy.world import THINGS, SceneSpec, SceneStyle, sample_scene
-from elbo_core.training.corpus import TRAINING_SEED, TRAINING_STYLE, TrainingSet
+from elbo_core.training import train_judge
+from elbo_core.training.composition import COMMON, RARE, SAMPLER, generate
+from elbo_core.training.corpus import COMPOSED_SCENES, COMPOSED_SEED, TRAINING_SEED, TRAINING_STYLE, TrainingSet
 from elbo_core.training.fit import History
 from elbo_core.training.train_clip import classify
 from elbo_core.training.train_vae import to_tensor
 
-COMMON, RARE = THINGS[:10], THINGS[10:]
 HELD_OUT_SEED = 63
-SAMPLER = {"num_inference_steps": 30, "guidance_scale": 5.0}
 WORTH_TIMESTEPS = (50, 200, 400, 600, 800, 950)
 OBJECTIVES = {
     "epsilon": "the noise, weighted by min(1/alpha^2, 20)",
@@ -42,18 +44,6 @@ OBJECTIVES = {
 
 def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     return CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
-
-
-def generate(pipeline: DiffusionPipeline, prompts: list[str], seed: int = 0, batch: int = 20) -> np.ndarray:
-    """One image per prompt, uint8 [N, H, W, 3]."""
-    pipeline.set_progress_bar_config(disable=True)
-    images = []
-    for start in range(0, len(prompts), batch):
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(start, min(start + batch, len(prompts)))]
-        images.append(
-            pipeline(prompts[start : start + batch], generator=generators, output_type="np", **SAMPLER).images
-        )
-    return np.round(np.concatenate(images) * 255).astype(np.uint8)
 
 
 def recognition(
@@ -127,6 +117,52 @@ first of them; the vision tower was trained contrastively to agree with it. As a
     (folder / "README.md").write_text(text)
 
 
+def write_judge_card(models: Path, histories: dict[str, History], scenes: int = train_judge.HELD_OUT_SCENES) -> None:
+    """Measure the saved judge on so many scenes that it never saw and write its card."""
+    folder = models / "toy-judge"
+    judge = Judge.load(folder)
+    vae = AutoencoderKL.from_pretrained(models / "toy-sd14" / "vae")
+    accuracy = train_judge.held_out_accuracy(judge, vae, scenes)
+    _save_metrics(folder, {"accuracy": accuracy, "scenes": train_judge.JUDGE_SCENES} | _course_of(histories))
+    _plot_curves(folder, histories)
+    (folder / "README.md").write_text(f"""# toy-judge
+
+A convolutional network ({_millions(judge.network)}) that says which of the twenty things a picture of the embedded
+world shows, and which of ten colours each has: `elbo_core.generation.judge.Judge.load()`. It is the measure of
+generated pictures and no part of our models.
+
+{_lessons_facts(folder, histories)}
+
+Measured on {scenes} other scenes of the same kind. A thing is there when at least half of it is
+seen; of what is seen less, nothing is asked.
+
+| pictures | things found | named things that are there | colours right |
+|---|---|---|---|
+{_accuracy_rows(accuracy)}
+
+![loss](training/curve.png)
+""")
+
+
+def _lessons_facts(folder: Path, histories: dict[str, History]) -> str:
+    data = f"""\
+- Data: {train_judge.JUDGE_SCENES} rendered scenes of one to three things, all equally often and of any colour, seed
+  {train_judge.JUDGE_SEED}; a quarter of the batches come back from the VAE of `toy-sd14`, and in some scenes lies a
+  blob that is none of the things; batches of {train_judge.BATCH}"""
+    return "\n".join([data, *map(_stage_fact, histories.items()), *_notes(folder)])
+
+
+def _stage_fact(stage: tuple[str, History]) -> str:
+    name, history = stage
+    return f"- {name}: {len(history.losses)} steps, seed {history.seed}, {history.seconds / 60:.0f} min on {_machine()}"
+
+
+def _accuracy_rows(accuracy: dict[str, dict[str, float]]) -> str:
+    return "\n".join(
+        f"| {kind} | **{a['found']:.1%}** | {a['true']:.1%} | **{a['color']:.1%}** |" for kind, a in accuracy.items()
+    )
+
+
 def write_diffusion_card(
     models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
 ) -> None:
@@ -181,9 +217,11 @@ def _losses_file(folder: Path, stage: str) -> Path:
 def write_card(
     models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
 ) -> None:
-    """The card of the toy CLIP or of a diffusion model."""
+    """The card of the toy CLIP, of the judge or of a diffusion model."""
     if name == "toy-clip":
         write_clip_card(models, histories, corpus)
+    elif name == "toy-judge":
+        write_judge_card(models, histories, min(train_judge.HELD_OUT_SCENES, len(corpus.specs)))
     else:
         write_diffusion_card(models, name, histories, corpus, per_class)
 
@@ -214,20 +252,31 @@ def _facts(histories: dict[str, History], corpus: TrainingSet) -> dict:
     return {
         "training_scenes": len(corpus.specs),
         "training_seed": TRAINING_SEED,
+        "class_frequencies": {name: round(share, 5) for name, share in class_frequencies(corpus).items()},
+    } | _course_of(histories)
+
+
+def _course_of(histories: dict[str, History]) -> dict:
+    return {
         "steps": {name: len(history.losses) for name, history in histories.items()},
         "seconds": {name: round(history.seconds) for name, history in histories.items()},
-        "class_frequencies": {name: round(share, 5) for name, share in class_frequencies(corpus).items()},
     }
 
 
 def _training_facts(folder: Path, histories: dict[str, History], corpus: TrainingSet) -> str:
     """The stages, and what `training/notes.md` says was particular about them."""
     lines = [f"- Data: {len(corpus.specs)} rendered scenes, seed {TRAINING_SEED}, Zipf class frequencies"]
-    for name, history in histories.items():
-        minutes = history.seconds / 60
-        lines.append(f"- {name}: {len(history.losses)} steps, seed {history.seed}, {minutes:.0f} min on {_machine()}")
+    if any(stage.startswith("composed") for stage in histories):
+        lines.append(
+            f"- Data of `composed` and `padded`: {COMPOSED_SCENES} others, seed {COMPOSED_SEED}, with more things"
+        )
+    lines += map(_stage_fact, histories.items())
+    return "\n".join([*lines, *_notes(folder)])
+
+
+def _notes(folder: Path) -> list[str]:
     notes = folder / "training" / "notes.md"
-    return "\n".join(lines) + ("\n" + notes.read_text().strip() if notes.exists() else "")
+    return [notes.read_text().strip()] if notes.exists() else []
 
 
 def _machine() -> str:

@@ -9,11 +9,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from elbo_core.paths import whole_file
 from elbo_core.toy.render import render
 from elbo_core.toy.world import IMAGE_SIZE, SceneSpec, SceneStyle, sample_scene
 
 TRAINING_STYLE = SceneStyle(single_probability=0.5)
 TRAINING_SEED, TRAINING_SCENES = 20_250_609, 40_000
+COMPOSED_STYLE = SceneStyle(
+    (2, 3), (14.0, 34.0), copies_probability=0.08, characteristic_probability=0.35, spacing=0.95,
+    single_probability=0.35, single_radius=(18.0, 44.0),
+)  # fmt: skip
+COMPOSED_SEED, COMPOSED_SCENES = 20_250_612, 24_000
+"""A set for what `TRAINING_STYLE` hardly shows: two and three things in one picture, of the size that a prompt of two
+things asks for, and two thirds of them in a colour that only the caption can tell."""
 SHAPE_STYLE = SceneStyle(
     (1, 2), (12.0, 40.0), class_exponent=0.0, characteristic_probability=0.0, single_probability=0.6
 )
@@ -50,12 +58,16 @@ class TrainingSet:
 
 def _render(specs: list[SceneSpec], path: Path, processes: int = 2) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
     shape = (len(specs), IMAGE_SIZE, IMAGE_SIZE, 3)
-    images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    with Pool(processes) as pool:
+    with whole_file(path) as partial, Pool(processes) as pool:
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         rendered = pool.imap(_image, specs, chunksize=64)
         for index, image in enumerate(tqdm(rendered, total=len(specs), desc="render training scenes", mininterval=5)):
             images[index] = image
-    images.flush()
-    partial.rename(path)
+        images.flush()
+
+
+def keep_array(path: Path, array: np.ndarray) -> None:
+    """Store what was computed from a training set; a process that is killed leaves nothing that looks whole."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, array)

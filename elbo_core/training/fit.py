@@ -19,11 +19,13 @@ from torch import Tensor, distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
+from elbo_core.paths import whole_file
+
 LossFunction = Callable[[int, np.random.Generator, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how fast to train. The learning rate warms up linearly and then falls along a cosine to zero."""
 
     steps: int
@@ -69,7 +71,7 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: Plan, folder: Path) -> History:
+def fit(name: str, model: nn.Module, loss_function: LossFunction, plan: TrainingPlan, folder: Path) -> History:
     """Train `model` in place; on return it holds the averaged weights.
 
     Every step draws from generators seeded by (seed, step, process) alone, so a run that is killed and started again
@@ -138,9 +140,8 @@ def _warm_average(decay: float):
 def _store(path: Path, state: dict, losses: list[float], seconds: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {key: value.state_dict() for key, value in state.items()}
-    partial = path.with_suffix(".partial")
-    torch.save(content | {"losses": losses, "seconds": seconds}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(content | {"losses": losses, "seconds": seconds}, partial)
 
 
 def _restore(path: Path, state: dict) -> tuple[list[float], float]:

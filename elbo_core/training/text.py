@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 import string
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from elbo_core.toy.describe import vocabulary_corpus
@@ -18,11 +21,7 @@ place before any shape is learnt, and part again only slowly."""
 
 def build_tokenizer() -> CLIPTokenizer:
     """Byte-pair encoding learnt from our captions, laid out as CLIP's: bytes, bytes ending a word, merges, specials."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
-    learner.train_from_iterator(vocabulary_corpus(), trainer)
-    merges = _merges(learner)
+    merges = learn_merges(Counter(re.findall(r"\w+|[^\w\s]+", " ".join(vocabulary_corpus()))))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = alphabet + [f"{letter}</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
@@ -31,9 +30,37 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MODEL_MAX_LENGTH)
 
 
-def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
+def learn_merges(words: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Byte-pair encoding of words by how often they occur, until each is one token: the commonest pair is merged first.
+
+    Of pairs that are equally common the last in the alphabet comes first. The trainer of `tokenizers` takes any, each
+    time another, and a vocabulary that changes from run to run is no part of a reproducible model.
+    """
+    spelled = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
+    merges = []
+    while pairs := _count_pairs(spelled, words):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        spelled = {word: _merge(pieces, best) for word, pieces in spelled.items()}
+    return merges
+
+
+def _count_pairs(spelled: Mapping[str, list[str]], words: Mapping[str, int]) -> Counter[tuple[str, str]]:
+    pairs: Counter[tuple[str, str]] = Counter()
+    for word, pieces in spelled.items():
+        for pair in pairwise(pieces):
+            pairs[pair] += words[word]
+    return pairs
+
+
+def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged
 
 
 def clip_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

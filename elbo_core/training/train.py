@@ -3,17 +3,19 @@
 Each reads what it needs of the earlier ones from the output folder. Killed and started again, it continues from its
 last checkpoint in the scratch folder. On several devices or cores, `torchrun --nproc_per_node 2 -m
 elbo_core.training.train` (on a CPU with OMP_NUM_THREADS=1) multiplies the batch. `--onward 5000 --models toy-sd35` goes
-on with a finished model.
+on with a finished model; `--onward 5000 --models toy-sd14 --start FOLDER` makes it from the pipeline in another folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -21,18 +23,32 @@ from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 
 from elbo_core.diffusion.denoiser import Denoiser
-from elbo_core.diffusion.families import wrap
+from elbo_core.diffusion.families import StableDiffusion, StableDiffusion3, wrap
 from elbo_core.paths import MODELS, ROOT
-from elbo_core.training import card, siblings, train_clip, train_vae
-from elbo_core.training.corpus import SHAPE_SCENES, SHAPE_SEED, SHAPE_STYLE, TRAINING_SCENES, TrainingSet
-from elbo_core.training.fit import History, Plan, pick_device
+from elbo_core.training import card, siblings, train_clip, train_judge, train_vae
+from elbo_core.training.corpus import (
+    COMPOSED_SCENES,
+    COMPOSED_SEED,
+    COMPOSED_STYLE,
+    SHAPE_SCENES,
+    SHAPE_SEED,
+    SHAPE_STYLE,
+    TRAINING_SCENES,
+    TrainingSet,
+)
+from elbo_core.training.fit import History, TrainingPlan, pick_device
 from elbo_core.training.share import share_parts
 from elbo_core.training.train_diffusion import (
+    BINDING,
+    COMPOSED_PLAN,
+    COMPOSING,
     FIRST_PLAN,
     LAST_PLAN,
     NEXT_PLAN,
+    Course,
     Reader,
     encode_corpus,
+    read_cropped,
     read_unpadded,
     train_diffusion,
 )
@@ -47,7 +63,7 @@ class Workshop:
 
     models: the folder of the finished ones. scratch: of checkpoints and caches. steps: train everything for so few.
     scenes: the size of the training set. samples: generated images per class, for the cards. compiled: compile the
-    networks before they are trained.
+    networks before they are trained. start: where a model that goes on starts from, if not from its own folder.
     """
 
     models: Path
@@ -56,6 +72,7 @@ class Workshop:
     steps: int | None
     samples: int
     compiled: bool = False
+    start: Path | None = None
 
     @property
     def cache(self) -> Path:
@@ -69,17 +86,23 @@ class Workshop:
         with PartialState().main_process_first():
             return TrainingSet(self.cache, min(SHAPE_SCENES, self.scenes), SHAPE_STYLE, SHAPE_SEED)
 
+    def composed(self) -> TrainingSet:
+        with PartialState().main_process_first():
+            return TrainingSet(self.cache, min(COMPOSED_SCENES, self.scenes), COMPOSED_STYLE, COMPOSED_SEED)
+
     def checkpoints(self, name: str) -> Path:
         return self.scratch / "checkpoints" / name
 
-    def plan(self, plan: Plan) -> Plan:
+    def plan(self, plan: TrainingPlan) -> TrainingPlan:
         return plan if self.steps is None else replace(plan, steps=self.steps)
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     state = PartialState(cpu=not torch.cuda.is_available())
-    shop = Workshop(options.output, options.scratch, options.scenes, options.steps, options.samples, options.compile)
+    shop = Workshop(
+        options.output, options.scratch, options.scenes, options.steps, options.samples, options.compile, options.start
+    )
     histories = {}
     for name in options.models:
         torch.manual_seed(SEED)
@@ -99,6 +122,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=TRAINING_SCENES, help="size of the training set")
     parser.add_argument("--steps", type=int, help="train every model for so few steps, to try things out")
     parser.add_argument("--onward", type=int, metavar="STEPS", help="go on with the finished models for so many steps")
+    parser.add_argument("--start", type=Path, help="with --onward: the pipeline that one model starts from")
     parser.add_argument(
         "--compile", action="store_true", help="compile networks: faster after minutes; asks for a C++ compiler"
     )
@@ -106,14 +130,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.onward and not set(options.models) <= set(LEARNERS):
         parser.error(f"--onward goes with --models and these names: {', '.join(LEARNERS)}")
+    if options.start and not (options.onward and len(options.models) == 1):
+        parser.error("--start goes with --onward and one model")
     return options
 
 
 def train_first(shop: Workshop, name: str) -> Histories:
-    """The first diffusion model, from nothing: the VAE, then the UNet with its text encoder."""
+    """The first diffusion model, from nothing: the VAE, then the UNet with its text encoder, which learn to bind words
+    to shapes and then to paint several things as they are told."""
     vae, histories = learn_vae(shop, name, train_vae.build_vae())
     denoiser = wrap(siblings.sd14(vae), name)
-    return histories | learn_unet(shop, denoiser, FIRST_PLAN, ["text_encoder"])
+    unet = learn(
+        shop, denoiser, FIRST_PLAN, "unet", partial(read_cropped, cast(StableDiffusion, denoiser)), ["text_encoder"]
+    )
+    return histories | {"unet": unet} | learn_to_compose(shop, denoiser, COMPOSED_PLAN, ["text_encoder"])
 
 
 def train_clip_model(shop: Workshop, name: str) -> Histories:
@@ -131,6 +161,23 @@ def train_clip_model(shop: Workshop, name: str) -> Histories:
         save_clip(clip, pipeline.tokenizer, shop.models / name)
     PartialState().wait_for_everyone()
     return {"vision": history}
+
+
+def train_judge_model(shop: Workshop, name: str) -> Histories:
+    """The network that says what a picture shows; it learns on rendered scenes, some of them through the VAE."""
+    vae = AutoencoderKL.from_pretrained(shop.models / "toy-sd14" / "vae")
+    with PartialState().main_process_first():
+        drawn = train_judge.lessons(shop.cache, min(train_judge.JUDGE_SCENES, shop.scenes))
+        decoded = train_judge.decoded_lessons(vae, drawn, shop.cache)
+    judge, teach = train_judge.build_judge(), partial(train_judge.train_judge, checkpoints=shop.checkpoints(name))
+    histories = {
+        stage: teach(judge, drawn, decoded, stage=stage, plan=shop.plan(plan))
+        for stage, plan in train_judge.PLANS.items()
+    }
+    if PartialState().is_main_process:
+        judge.save(shop.models / name)
+    PartialState().wait_for_everyone()
+    return histories
 
 
 def train_next(build: Callable[[Path], DiffusionPipeline]) -> Trainer:
@@ -153,14 +200,15 @@ def train_transformer(shop: Workshop, name: str) -> Histories:
 
 
 def train_on(shop: Workshop, name: str, steps: int) -> Histories:
-    """Go on with a finished model, its VAE and the text encoders that it shares with others as they are.
+    """Go on with a finished model, its VAE and the text encoders that it got from earlier ones as they are.
 
     Scenes, captions and noise are drawn anew, from a seed that nothing earlier had.
     """
-    earlier = card.read_histories(shop.models / name)
+    start = shop.start or shop.models / name
+    earlier = card.read_histories(start)
     learner, plan = LEARNERS[name]
     seed = SEED + sum(len(history.losses) for history in earlier.values())
-    denoiser = wrap(DiffusionPipeline.from_pretrained(shop.models / name), name)
+    denoiser = wrap(DiffusionPipeline.from_pretrained(start), name)
     added = learner(shop, denoiser, replace(plan, steps=steps, seed=seed))
     return earlier | {f"{stage}-{seed}": history for stage, history in added.items()}
 
@@ -168,6 +216,7 @@ def train_on(shop: Workshop, name: str, steps: int) -> Histories:
 Trainer = Callable[[Workshop, str], Histories]
 TRAINERS: dict[str, Trainer] = {
     "toy-sd14": train_first,
+    "toy-judge": train_judge_model,
     "toy-clip": train_clip_model,
     "toy-sd15": train_next(siblings.sd15),
     "toy-sd2": train_next(siblings.sd2),
@@ -178,17 +227,30 @@ TRAINERS: dict[str, Trainer] = {
 """In this order, each needs only earlier ones."""
 
 
-def learn_unet(shop: Workshop, denoiser: Denoiser, plan: Plan, text_encoders: Sequence[str] = ()) -> Histories:
+def learn_unet(shop: Workshop, denoiser: Denoiser, plan: TrainingPlan, text_encoders: Sequence[str] = ()) -> Histories:
     history = learn(shop, denoiser, plan, "unet", denoiser.condition, text_encoders)
     _save(shop, denoiser)
     return {"unet": history}
 
 
-def learn_transformer(shop: Workshop, denoiser: Denoiser, plan: Plan) -> Histories:
+def learn_to_compose(
+    shop: Workshop, denoiser: Denoiser, plan: TrainingPlan, text_encoders: Sequence[str] = ()
+) -> Histories:
+    """On scenes of several things; first with as few tokens of text as there are, then with all 77, as the pipeline
+    reads prompts."""
+    teach = partial(learn, shop, denoiser, text_encoders=text_encoders, course=COMPOSING, corpus=shop.composed())
+    composed = teach(plan=plan, stage="composed", read=partial(read_cropped, cast(StableDiffusion, denoiser)))
+    last = replace(LAST_PLAN, seed=plan.seed, steps=min(LAST_PLAN.steps, math.ceil(plan.steps / 10)))
+    padded = teach(plan=last, stage="padded", read=denoiser.condition)
+    _save(shop, denoiser)
+    return {"composed": composed, "padded": padded}
+
+
+def learn_transformer(shop: Workshop, denoiser: Denoiser, plan: TrainingPlan) -> Histories:
     """First with as few tokens of text as there are, then with the 77 of CLIP and 256 of T5 that the pipeline gives it,
     nearly all of them padding."""
     unpadded, last = (
-        partial(read_unpadded, denoiser),
+        partial(read_unpadded, cast(StableDiffusion3, denoiser)),
         replace(LAST_PLAN, seed=plan.seed),
     )
     short = learn(shop, denoiser, plan, "short", unpadded, ["text_encoder_3"])
@@ -197,10 +259,10 @@ def learn_transformer(shop: Workshop, denoiser: Denoiser, plan: Plan) -> Histori
     return {"short": short, "padded": padded}
 
 
-Learner = Callable[[Workshop, Denoiser, Plan], Histories]
-LEARNERS: dict[str, tuple[Learner, Plan]] = {
-    "toy-sd14": (learn_unet, NEXT_PLAN),
-    "toy-sd15": (learn_unet, NEXT_PLAN),
+Learner = Callable[[Workshop, Denoiser, TrainingPlan], Histories]
+LEARNERS: dict[str, tuple[Learner, TrainingPlan]] = {
+    "toy-sd14": (partial(learn_to_compose, text_encoders=["text_encoder"]), COMPOSED_PLAN),
+    "toy-sd15": (learn_to_compose, COMPOSED_PLAN),
     "toy-sd2": (learn_unet, NEXT_PLAN),
     "toy-sd21": (learn_unet, NEXT_PLAN),
     "toy-sdxl": (partial(learn_unet, text_encoders=["text_encoder_2"]), NEXT_PLAN),
@@ -210,29 +272,33 @@ LEARNERS: dict[str, tuple[Learner, Plan]] = {
 
 
 def learn_vae(shop: Workshop, name: str, vae: AutoencoderKL) -> tuple[AutoencoderKL, Histories]:
-    vae, corpus, checkpoints = vae.to(pick_device()), shop.corpus(), shop.checkpoints(name)
+    vae, checkpoints = vae.to(pick_device()), shop.checkpoints(name)
+    corpus, shapes = shop.corpus(), shop.shapes()
     first = train_vae.train_vae(vae, corpus, checkpoints, shop.plan(train_vae.PLAN))
-    decoder = train_vae.train_decoder(vae, corpus, checkpoints, shop.plan(train_vae.DECODER_PLAN))
-    return vae, {"vae": first, "decoder": decoder}
+    colors = train_vae.train_vae(vae, shapes, checkpoints, shop.plan(train_vae.COLOR_PLAN), "colors")
+    decoder = train_vae.train_decoder(vae, shapes, checkpoints, shop.plan(train_vae.DECODER_PLAN))
+    return vae, {"vae": first, "colors": colors, "decoder": decoder}
 
 
 def learn(
     shop: Workshop,
     denoiser: Denoiser,
-    plan: Plan,
+    plan: TrainingPlan,
     stage: str,
     read: Reader,
     text_encoders: Sequence[str],
+    course: Course = BINDING,
+    corpus: TrainingSet | None = None,
 ) -> History:
     """Train a denoiser's network on captions as `read` reads them, and with it these text encoders of its pipeline."""
-    pipeline, corpus = denoiser.pipeline.to(pick_device()), shop.corpus()
+    pipeline, corpus = denoiser.pipeline.to(pick_device()), corpus or shop.corpus()
     with PartialState().main_process_first():
         latents = encode_corpus(pipeline.vae, corpus, shop.cache)
     if shop.compiled:
         denoiser.network.compile(dynamic=False)
     encoders = [getattr(pipeline, encoder) for encoder in text_encoders]
     checkpoints = shop.checkpoints(denoiser.name) / f"{stage}-{plan.seed}"
-    return train_diffusion(denoiser, latents, corpus.specs, checkpoints, shop.plan(plan), read, encoders)
+    return train_diffusion(denoiser, latents, corpus.specs, checkpoints, shop.plan(plan), read, encoders, course)
 
 
 def _save(shop: Workshop, denoiser: Denoiser) -> None:

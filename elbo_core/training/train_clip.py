@@ -1,6 +1,7 @@
 """The toy CLIP: a small `CLIPModel`.
 
-Its text tower is learnt with the first diffusion model (`train_sd`); here the vision tower is trained to agree with it.
+Its text tower is learnt with the first diffusion model (`train_diffusion`); here the vision tower is trained to agree
+with it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from elbo_core.captions import TEMPLATE
-from elbo_core.toy.describe import random_caption
+from elbo_core.toy.describe import CaptionStyle, random_caption
 from elbo_core.toy.world import IMAGE_SIZE, SceneSpec
 from elbo_core.training.corpus import TrainingSet
-from elbo_core.training.fit import History, Plan, autocast, fit
+from elbo_core.training.fit import History, TrainingPlan, autocast, fit
 from elbo_core.training.text import clip_text_config
 from elbo_core.training.train_vae import to_tensor
 
-PLAN = Plan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
+PLAN = TrainingPlan(steps=20_000, learning_rate=8e-4, warmup=200, weight_decay=0.1)
 BATCH, SHIFT = 96, 8
+COMPLETE = CaptionStyle(incomplete=0.05)
 
 
 def build_image_processor() -> CLIPImageProcessorPil:
@@ -60,7 +62,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 def train_clip(
     clip: CLIPModel, tokenizer: CLIPTokenizer, corpus: TrainingSet, shapes: TrainingSet, decoded: np.ndarray,
-    checkpoints: Path, plan: Plan = PLAN,
+    checkpoints: Path, plan: TrainingPlan = PLAN,
 ) -> History:  # fmt: skip
     """Train the vision tower against the text tower, which is locked: it is the one of the diffusion models.
 
@@ -86,7 +88,7 @@ def _draw(
     images: np.ndarray, specs: list[SceneSpec], count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[str]]:
     index = np.sort(rng.choice(len(images), count, replace=False))
-    return images[index], [random_caption(rng, specs[i], incomplete=0.05) for i in index]
+    return images[index], [random_caption(rng, specs[i], COMPLETE) for i in index]
 
 
 @torch.no_grad()

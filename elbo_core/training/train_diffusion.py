@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from elbo_core.diffusion.denoiser import Conditioning, Denoiser
-from elbo_core.diffusion.families import StableDiffusion3
+from elbo_core.diffusion.families import StableDiffusion, StableDiffusion3
 from elbo_core.diffusion.objectives import OBJECTIVES
-from elbo_core.toy.describe import random_caption
+from elbo_core.toy.describe import COLORFUL, VARIED, CaptionStyle, random_caption
 from elbo_core.toy.world import SceneSpec
-from elbo_core.training.corpus import TrainingSet
-from elbo_core.training.fit import History, Plan, autocast, fit
-from elbo_core.training.train_vae import fingerprint, to_tensor
+from elbo_core.training.corpus import TrainingSet, keep_array
+from elbo_core.training.fit import History, TrainingPlan, autocast, fit
+from elbo_core.training.train_vae import to_tensor, weights_hash
 
-FIRST_PLAN = Plan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
-NEXT_PLAN = Plan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
-LAST_PLAN = Plan(steps=200, learning_rate=1e-4, warmup=50, ema_decay=0.99)
-"""Of a model that starts from noise, of one that starts from another, and of one that gets used to its full input."""
+FIRST_PLAN = TrainingPlan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
+COMPOSED_PLAN = TrainingPlan(steps=20_000, learning_rate=4e-4, warmup=50, ema_decay=0.998, checkpoint_every=50)
+NEXT_PLAN = TrainingPlan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
+LAST_PLAN = TrainingPlan(steps=200, learning_rate=1e-4, warmup=50, ema_decay=0.99)
+"""Of a model that starts from noise, of one that learns to compose, of one that starts from another, and of one that
+gets used to its full input."""
 BATCH, CAPTION_DROPOUT = 32, 0.1
-EASY_SHARE, EASY_CLASSES = 0.6, 1
-"""Curriculum: for the first share of the steps only scenes of at most so many classes, with complete captions."""
+EASY_CLASSES = 1
 MAX_WEIGHT = 20.0
-UNIFORM = (0.0, 1.0), (0.0, 1.0)
-EMPHASIS = {"flow_prediction": ((0.0, 0.1, 0.8, 1.0), (0.0, 0.1, 0.6, 1.0))}
+Emphasis = tuple[tuple[float, ...], tuple[float, ...]]
+UNIFORM: Emphasis = (0.0, 1.0), (0.0, 1.0)
+LAYOUT: Emphasis = (0.0, 0.1, 1.0), (0.0, 0.25, 1.0)
+"""Mostly the noise at which it is decided what is painted where."""
+EMPHASIS: dict[str, Emphasis] = {"flow_prediction": ((0.0, 0.1, 0.8, 1.0), (0.0, 0.1, 0.6, 1.0))}
 """By `prediction_type`, how timesteps are drawn: shares of them, and the part of the schedule that they reach up to.
 
 The schedule of the rectified flow is shifted: its later half lies above sigma 0.75. But shapes are decided below. Of
@@ -40,10 +45,29 @@ The schedule of the rectified flow is shifted: its later half lies above sigma 0
 """
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a network is taught.
+
+    easy_share: for this share of the steps only scenes of one class, with complete captions. captions: how scenes are
+    told. emphasis: how timesteps are drawn, by default as its `prediction_type` asks. batch: scenes in a step.
+    """
+
+    easy_share: float = 0.6
+    captions: CaptionStyle = VARIED
+    emphasis: Emphasis | None = None
+    batch: int = BATCH
+
+
+BINDING = Course()
+COMPOSING = Course(easy_share=0.0, captions=COLORFUL, emphasis=LAYOUT, batch=16)
+"""First words find their shapes; then several things, in the colours that the caption tells, share a picture."""
+
+
 @torch.no_grad()
 def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
     """Scaled latents of the whole training set, float16 [count, C, 16, 16], computed once per VAE and cached."""
-    path = cache / f"latents-{corpus.path.stem}-{fingerprint(vae.encoder)}.npy"
+    path = cache / f"latents-{corpus.path.stem}-{weights_hash(vae.encoder)}.npy"
     if not path.exists():
         device = next(vae.parameters()).device
         shift = vae.config.shift_factor or 0.0
@@ -52,7 +76,7 @@ def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.nd
             with autocast(device):
                 mean = vae.encode(to_tensor(corpus.images[start : start + 50]).to(device)).latent_dist.mean
             latents.append(((mean.float() - shift) * vae.config.scaling_factor).half().cpu().numpy())
-        np.save(path, np.concatenate(latents))
+        keep_array(path, np.concatenate(latents))
     return np.load(path)
 
 
@@ -64,14 +88,15 @@ TARGETS = {
 """By diffusers' `prediction_type`: (x, epsilon, path) -> what the network is to predict."""
 
 
-def diffusion_loss(denoiser: Denoiser, latents: Tensor, text: Conditioning, generator: torch.Generator) -> Tensor:
+def diffusion_loss(
+    denoiser: Denoiser, latents: Tensor, text: Conditioning, generator: torch.Generator, emphasis: Emphasis = UNIFORM
+) -> Tensor:
     """The squared error of the denoiser's own prediction, for latents [B, C, h, w] under `text`.
 
     That of the noise is weighted by min(1/alpha^2, 20). Plain, it spends itself on nearly clean latents, where text
     says nothing; the weight turns it into the loss of v-prediction, so that the noisy end, where a word decides what
     to draw, is learnt too.
     """
-    emphasis = EMPHASIS.get(denoiser.prediction_type, UNIFORM)
     timesteps = stratified_timesteps(len(latents), len(denoiser.schedule), generator, emphasis)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     path = denoiser.schedule.at(timesteps).like(latents)
@@ -84,7 +109,7 @@ def diffusion_loss(denoiser: Denoiser, latents: Tensor, text: Conditioning, gene
     return error.mean()
 
 
-def stratified_timesteps(count: int, total: int, generator: torch.Generator, emphasis=UNIFORM) -> Tensor:
+def stratified_timesteps(count: int, total: int, generator: torch.Generator, emphasis: Emphasis = UNIFORM) -> Tensor:
     """`count` timesteps [count] below `total`, evenly spread from a random start (Kingma et al. 2021, appendix I.1),
     then moved to where the `emphasis` lies."""
     start = torch.rand((), generator=generator)
@@ -96,8 +121,8 @@ Reader = Callable[[list[str]], Conditioning]
 
 
 def train_diffusion(
-    denoiser: Denoiser, latents: np.ndarray, specs: list[SceneSpec], checkpoints: Path, plan: Plan, read: Reader,
-    text_encoders: Sequence[nn.Module] = (),
+    denoiser: Denoiser, latents: np.ndarray, specs: list[SceneSpec], checkpoints: Path, plan: TrainingPlan,
+    read: Reader, text_encoders: Sequence[nn.Module] = (), course: Course = BINDING,
 ) -> History:  # fmt: skip
     """Train a network on latents [count, C, h, w] of the scenes `specs`, whose captions it is told as `read` reads
     them, and with it those `text_encoders` that are not locked.
@@ -108,15 +133,18 @@ def train_diffusion(
     learning = learning_parts(denoiser, text_encoders)
     counts = np.array([len({thing.name for thing in spec.things}) for spec in specs])
     easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
+    emphasis = course.emphasis or EMPHASIS.get(denoiser.prediction_type, UNIFORM)
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        at_first = step < EASY_SHARE * plan.steps
-        index = rng.choice(easy if at_first else everything, BATCH, replace=False)
-        captions = [random_caption(rng, specs[i], incomplete=0.0 if at_first else 0.15) for i in index]
+        at_first = step < course.easy_share * plan.steps
+        index = rng.choice(easy if at_first else everything, course.batch, replace=False)
+        style = replace(course.captions, incomplete=0.0) if at_first else course.captions
+        captions = [random_caption(rng, specs[i], style) for i in index]
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
         with autocast(denoiser.device), torch.set_grad_enabled(bool(text_encoders)):
             text = read(captions)
-        return diffusion_loss(denoiser, torch.from_numpy(latents[index]).float().to(denoiser.device), text, generator)
+        batch = torch.from_numpy(latents[index]).float().to(denoiser.device)
+        return diffusion_loss(denoiser, batch, text, generator, emphasis)
 
     with plain_attention() if denoiser.device.type == "cpu" else nullcontext():
         return fit(denoiser.name, learning, loss, plan, checkpoints)
@@ -128,6 +156,17 @@ def learning_parts(denoiser: Denoiser, text_encoders: Sequence[nn.Module]) -> nn
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
     return nn.ModuleList([denoiser.network, *text_encoders]).requires_grad_(True)
+
+
+def read_cropped(denoiser: StableDiffusion, captions: list[str]) -> Conditioning:
+    """What `denoiser` is told of captions that are padded to the next multiple of 8 tokens, not to 77."""
+    tokenizer = denoiser.pipeline.tokenizer
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = 8 * math.ceil(max(map(len, tokenizer(captions).input_ids)) / 8)
+    try:
+        return denoiser.condition(captions)
+    finally:
+        tokenizer.model_max_length = limit
 
 
 def read_unpadded(denoiser: StableDiffusion3, captions: list[str]) -> Conditioning:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from elbo_core.toy.world import IMAGE_SIZE
-from elbo_core.training.corpus import TrainingSet
-from elbo_core.training.fit import History, Plan, autocast, fit
+from elbo_core.training.corpus import TrainingSet, keep_array
+from elbo_core.training.fit import History, TrainingPlan, autocast, fit
 
-PLAN = Plan(steps=6600, learning_rate=1.5e-3, warmup=100, ema_decay=0.998)
-DECODER_PLAN = Plan(steps=4000, learning_rate=1e-3, warmup=100, ema_decay=0.998)
+PLAN = TrainingPlan(steps=6600, learning_rate=1.5e-3, warmup=100, ema_decay=0.998)
+COLOR_PLAN = TrainingPlan(steps=3000, learning_rate=1e-3, warmup=50, ema_decay=0.995, checkpoint_every=50)
+DECODER_PLAN = TrainingPlan(steps=4000, learning_rate=1e-3, warmup=100, ema_decay=0.998)
 BATCH, CROP, KL_WEIGHT, SQUARED_WEIGHT = 16, 64, 1e-4, 5.0
 
 
@@ -66,20 +67,28 @@ def _reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
     return SQUARED_WEIGHT * error.square().mean() + error.abs().mean()
 
 
-def train_vae(vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: Plan = PLAN) -> History:
-    """First stage: encoder and decoder together, on random crops; the network is fully convolutional."""
+def train_vae(
+    vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: TrainingPlan = PLAN, stage: str = "vae"
+) -> History:
+    """First stages: encoder and decoder together, on random crops; the network is fully convolutional.
+
+    On scenes in which most things have their usual colour a VAE learns that colour rather than the one it sees: a gray
+    ball came back purple, a blue tree green. So it must go on where any thing has any colour (stage `colors`).
+    """
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         with autocast(vae.device):
             return vae_loss(vae, _crops(corpus, rng).to(vae.device), generator)
 
-    history = fit("vae", vae, loss, plan, checkpoints)
+    history = fit(stage, vae, loss, plan, checkpoints)
     _normalise_latents(vae, to_tensor(corpus.images[:512]).to(vae.device))
     return history
 
 
-def train_decoder(vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: Plan = DECODER_PLAN) -> History:
-    """Second stage: the decoder alone, so that the latents that the UNets learn stay as they are.
+def train_decoder(
+    vae: AutoencoderKL, corpus: TrainingSet, checkpoints: Path, plan: TrainingPlan = DECODER_PLAN
+) -> History:
+    """Last stage: the decoder alone, so that the latents that the UNets learn stay as they are.
 
     Stable Diffusion's improved autoencoders (sd-vae-ft) were made in the same way.
     """
@@ -107,18 +116,18 @@ def _crops(corpus: TrainingSet, rng: np.random.Generator) -> Tensor:
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
     """The pictures of a training set as they come back from the VAE, uint8 like the originals; cached."""
-    path = cache / f"decoded-{corpus.path.stem}-{fingerprint(vae)}.npy"
+    path = cache / f"decoded-{corpus.path.stem}-{weights_hash(vae)}.npy"
     if not path.exists():
         pictures = []
         for start in tqdm(range(0, len(corpus.images), 50), desc="decode training scenes", mininterval=10):
             with autocast(vae.device):
                 pixels = to_tensor(corpus.images[start : start + 50]).to(vae.device)
                 pictures.append(to_images(vae.decode(vae.encode(pixels).latent_dist.mean).sample))
-        np.save(path, np.concatenate(pictures))
+        keep_array(path, np.concatenate(pictures))
     return np.load(path, mmap_mode="r")
 
 
-def fingerprint(network: nn.Module) -> str:
+def weights_hash(network: nn.Module) -> str:
     """A name for a network's weights, so that what was computed with another one is never taken for its own."""
     weights = torch.cat([weight.flatten().float().cpu() for weight in network.state_dict().values()])
     return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]

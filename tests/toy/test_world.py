@@ -3,10 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elbo_core.toy.describe import attributed_caption, class_names, phrase, plural, random_caption, vocabulary_corpus
+from elbo_core.toy.describe import (
+    COLORFUL,
+    CaptionStyle,
+    attributed_caption,
+    class_names,
+    phrase,
+    plural,
+    random_caption,
+    vocabulary_corpus,
+)
 from elbo_core.toy.render import render
 from elbo_core.toy.textures import COLORS, PATTERNS
 from elbo_core.toy.world import (
+    CHARACTERISTIC_LOOK,
     CLASSES,
     IMAGE_SIZE,
     STUFF_NAMES,
@@ -17,7 +27,7 @@ from elbo_core.toy.world import (
     sample_scene,
     zipf,
 )
-from elbo_core.training.corpus import TRAINING_STYLE, training_scene
+from elbo_core.training.corpus import COMPOSED_STYLE, TRAINING_STYLE, training_scene
 from elbo_core.training.text import build_tokenizer
 
 
@@ -100,6 +110,16 @@ def test_zipf_makes_the_last_class_rare():
     assert np.allclose(zipf(0), 1 / len(THINGS))
 
 
+def test_composed_scenes_show_several_things_in_any_color():
+    specs = [training_scene(index, COMPOSED_STYLE) for index in range(1000)]
+    classes = [len(class_names(replace(spec, stuff=()))) for spec in specs]
+    assert np.mean(np.array(classes) >= 2) == pytest.approx(0.65, abs=0.05)
+    things = [thing for spec in specs for thing in spec.things]
+    usual = np.mean([(thing.color, thing.pattern) == CHARACTERISTIC_LOOK[thing.name] for thing in things])
+    assert usual == pytest.approx(0.37, abs=0.05)
+    assert np.mean([thing.name == THINGS[-1] for thing in things]) < 0.02
+
+
 def test_training_frequencies_follow_zipf():
     specs = [training_scene(index) for index in range(3000)]
     counts = [sum(any(t.name == name for t in spec.things) for spec in specs) for name in THINGS]
@@ -132,11 +152,19 @@ def test_captions_name_what_is_there():
     assert (
         attributed_caption(spec) == "a photo of a large yellow star and a large striped red ball in the sky and on snow"
     )
-    captions = {random_caption(np.random.default_rng(seed), spec, incomplete=0.0) for seed in range(60)}
+    captions = {random_caption(np.random.default_rng(seed), spec, CaptionStyle(incomplete=0.0)) for seed in range(60)}
     assert len(captions) > 20
     stuff_alone = {caption for caption in captions if "star" not in caption and "ball" not in caption}
     assert stuff_alone == {"a photo of sky, snow", "a photo of snow, sky"}
     assert all("star" in caption and "ball" in caption for caption in captions - stuff_alone)
+
+
+def test_colorful_captions_tell_nearly_every_color():
+    spec = SceneSpec((STAR, BALL), ("sky", "snow"), 0.5, 0)
+    captions = [random_caption(np.random.default_rng(seed), spec, COLORFUL) for seed in range(200)]
+    told = np.mean(["yellow" in caption and "red" in caption for caption in captions])
+    assert 0.6 < told < 0.85
+    assert np.mean([caption.startswith("a photo of") for caption in captions]) < 0.7
 
 
 def test_every_word_of_a_caption_is_one_token():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from elbo_core.training.fit import History, Plan, fit
+from elbo_core.training.fit import History, TrainingPlan, fit
 
-PLAN = Plan(steps=60, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=20)
+PLAN = TrainingPlan(steps=60, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=20)
 
 
 def build() -> nn.Linear:
@@ -78,7 +78,7 @@ def test_nan_stops_the_training(tmp_path):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    plan = Plan(steps=100, learning_rate=1.0, warmup=10)
+    plan = TrainingPlan(steps=100, learning_rate=1.0, warmup=10)
     assert plan.rate(0) == pytest.approx(0.1)
     assert plan.rate(10) == pytest.approx(1.0)
     assert plan.rate(100) == pytest.approx(0.0)
@@ -88,7 +88,7 @@ SHARED = """
 import sys, torch
 from pathlib import Path
 from torch import distributed, nn
-from elbo_core.training.fit import Plan, fit
+from elbo_core.training.fit import TrainingPlan, fit
 
 distributed.init_process_group("gloo")
 torch.manual_seed(0)
@@ -100,7 +100,7 @@ def loss(step, rng, generator):
     seen.append(x)
     return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
-plan = Plan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0)
+plan = TrainingPlan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0)
 fit("line", model, loss, plan, Path(sys.argv[1]))
 torch.save({"weight": model.weight.data, "seen": torch.stack(seen)}, f"{sys.argv[1]}/{distributed.get_rank()}.pt")
 """
@@ -130,5 +130,5 @@ def test_several_processes_take_one_step_together(tmp_path):
         x = torch.cat([first["seen"][step], second["seen"][step]])
         return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
-    fit("line", model, loss, Plan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0), tmp_path / "alone")
+    fit("line", model, loss, TrainingPlan(steps=3, learning_rate=0.05, warmup=1, ema_decay=0.0), tmp_path / "alone")
     torch.testing.assert_close(model.weight.data, first["weight"], atol=1e-5, rtol=1e-5)

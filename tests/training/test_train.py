@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +18,10 @@ from elbo_core.training.corpus import TrainingSet
 from elbo_core.training.share import share_parts
 from elbo_core.training.train_clip import classify
 
-ARGUMENTS = ["--scenes", "128", "--steps", "2", "--samples", "1", "--models", "toy-sd14", "toy-clip"]
-SIBLINGS = [name for name in train.TRAINERS if name not in ("toy-sd14", "toy-clip")]
+ARGUMENTS = ["--scenes", "128", "--steps", "2", "--samples", "1", "--models", "toy-sd14", "toy-judge", "toy-clip"]
+STAGES = ["vae", "colors", "decoder", "unet", "composed", "padded"]
+"""Of the first model."""
+SIBLINGS = [name for name in train.TRAINERS if name not in ("toy-sd14", "toy-judge", "toy-clip")]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +111,11 @@ def test_no_path_of_this_machine_is_saved(folder):
 
 
 def test_a_second_start_trains_nothing(folder):
-    vae = train_vae.build_vae()
-    corpus = TrainingSet(folder / "scratch" / "cache", 128)
-    plan = replace(train_vae.PLAN, steps=2)
-    history = train_vae.train_vae(vae, corpus, folder / "scratch" / "checkpoints" / "toy-sd14", plan)
-    assert len(history.losses) == 2
+    shop = train.Workshop(folder / "models", folder / "scratch", scenes=128, steps=2, samples=1)
+    vae, histories = train.learn_vae(shop, "toy-sd14", train_vae.build_vae())
+    assert [len(history.losses) for history in histories.values()] == [2, 2, 2]
     saved = AutoencoderKL.from_pretrained(folder / "models" / "toy-sd14" / "vae")
-    torch.testing.assert_close(vae.encoder.conv_in.weight, saved.encoder.conv_in.weight, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(vae.decoder.conv_out.weight, saved.decoder.conv_out.weight, atol=1e-3, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +140,25 @@ def test_a_model_that_goes_on_starts_where_it_was(folder, onward):
 
 def test_a_model_that_went_on_tells_of_all_stages(folder, onward):
     _, histories = onward
-    assert list(histories) == ["vae", "decoder", "unet", f"unet-{train.SEED + 6}"]
-    assert [history.seed for history in histories.values()] == [train.SEED] * 3 + [train.SEED + 6]
-    assert all(len(history.losses) == 2 for history in histories.values())
+    seed = train.SEED + 2 * len(STAGES)
+    assert list(histories) == [*STAGES, f"composed-{seed}", f"padded-{seed}"]
+    assert [history.seed for history in histories.values()] == [train.SEED] * len(STAGES) + [seed] * 2
+    assert [len(history.losses) for history in histories.values()] == [2] * (len(STAGES) + 1) + [1]
+
+
+def test_a_model_can_start_from_another_folder(folder, tmp_path):
+    """The second one, as if it were the first: what was learnt before is counted, its weights are moved on."""
+    shop = train.Workshop(
+        tmp_path / "new", folder / "scratch", scenes=128, steps=None, samples=1, start=folder / "models" / "toy-sd14"
+    )
+    histories = train.train_on(shop, "toy-sd14", steps=1)
+    assert list(histories)[: len(STAGES)] == STAGES
+    before, after = (
+        StableDiffusionPipeline.from_pretrained(root / "toy-sd14") for root in (folder / "models", shop.models)
+    )
+    for part in ("unet", "text_encoder"):
+        pairs = zip(getattr(before, part).parameters(), getattr(after, part).parameters(), strict=True)
+        assert 0 < max((old - new).abs().max().item() for old, new in pairs) < 0.1
 
 
 def test_notes_stay_in_a_card_that_is_written_anew(folder, tmp_path):
@@ -153,7 +168,14 @@ def test_notes_stay_in_a_card_that_is_written_anew(folder, tmp_path):
     assert facts.endswith("Zipf class frequencies\n- These weights: two steps.")
 
 
-@pytest.mark.parametrize("names", [["toy-clip"], ["toy-sd15", "toy-clip"]])
+def test_one_start_is_for_one_model_that_goes_on(capsys):
+    for arguments in (["--models", "toy-sd14"], ["--onward", "2", "--models", "toy-sd14", "toy-sd15"]):
+        with pytest.raises(SystemExit):
+            train.main(["--start", "anywhere", *arguments])
+        assert "--start goes with --onward and one model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["toy-clip"], ["toy-judge"], ["toy-sd15", "toy-clip"]])
 def test_only_diffusion_models_go_on(names, capsys):
     with pytest.raises(SystemExit):
         train.main(["--onward", "2", "--models", *names])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import stable_diffusion_3
+from tiny import stable_diffusion, stable_diffusion_3
 from torch.nn.functional import scaled_dot_product_attention
 
 from elbo_core.diffusion.families import wrap
 from elbo_core.training.train_diffusion import (
     EMPHASIS,
+    LAYOUT,
     learning_parts,
     plain_attention,
+    read_cropped,
     read_unpadded,
     stratified_timesteps,
 )
@@ -49,6 +51,21 @@ def test_only_what_learns_keeps_gradients():
     assert all(weight.requires_grad for weight in learning.parameters())
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         assert not any(weight.requires_grad for weight in part.parameters())
+
+
+@pytest.mark.parametrize(("limit", "share"), [(100, 0.04), (250, 0.1), (625, 0.55), (1000, 1.0)])
+def test_those_of_composing_are_mostly_noisy(limit, share):
+    timesteps = stratified_timesteps(4000, 1000, torch.Generator().manual_seed(1), LAYOUT)
+    assert (timesteps < limit).float().mean().item() == pytest.approx(share, abs=0.001)
+
+
+def test_cropped_captions_read_the_same_with_fewer_tokens():
+    denoiser = wrap(stable_diffusion(), "tiny")
+    captions = ["a photo of a star", "a red star and a blue tree"]
+    full, cropped = denoiser.condition(captions), read_cropped(denoiser, captions)
+    assert cropped.embeddings.shape[1] in (8, 16, 24)
+    torch.testing.assert_close(cropped.embeddings, full.embeddings[:, : cropped.embeddings.shape[1]])
+    assert denoiser.pipeline.tokenizer.model_max_length == full.embeddings.shape[1]
 
 
 def test_unpadded_captions_read_the_same_with_fewer_tokens():

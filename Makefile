@@ -9,27 +9,31 @@ MODEL ?= toy-sd15
 PYTHON3 ?= python3
 PROBE ?= 2
 export ELBO_IMAGES := $(IMAGES)
-CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
-# The notebooks that the plan found possible; those from 10 on make tables.
+CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.csv' -o -name '*.json' \
+	-o -name '*.safetensors' | grep -v /training/)
+# The notebooks that the forecast found possible; those from 10 on make tables.
 PLANNED := $(basename $(notdir $(sort $(wildcard build/$(PROFILE)/parameters/*.yaml))))
 EXECUTED := $(PLANNED:%=build/$(PROFILE)/%.ipynb)
 TABLES := $(filter-out build/$(PROFILE)/0%,$(EXECUTED))
-PLAN = "$(PYTHON)" -m elbo_core.experiments.plan "$(PROFILE)"
+FORECAST = "$(PYTHON)" -m elbo_core.experiments.forecast "$(PROFILE)"
+ALONE = "$(PYTHON)" -m elbo_core.experiments.alone "build/$(PROFILE)/lock"
 
-# The active conda environment, if there is one; else .venv, made on first use from PYTHON3 (3.11 or later).
-ifdef CONDA_PREFIX
-ENV := build/conda.installed
-PYTHON := $(CONDA_PREFIX)/bin/python
-else
+# The active conda environment, if there is one that is not `base`; else .venv, made on first use from PYTHON3 (3.11 or
+# later). The stamp of a conda environment names its place and inode, so that another one is noticed.
+ifeq ($(filter-out base,$(or $(CONDA_DEFAULT_ENV),$(notdir $(CONDA_PREFIX)))),)
 ENV := .venv/installed
 PYTHON := .venv/bin/python
+else
+ENV := build/conda-$(shell (echo "$(CONDA_PREFIX)"; ls -di "$(CONDA_PREFIX)") | cksum | cut -d' ' -f1).installed
+PYTHON := $(CONDA_PREFIX)/bin/python
 endif
+INSTALL = -m pip install --quiet --disable-pip-version-check
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env tables plan executed notebooks test lab models data bench clean
+.PHONY: help env tables tables-alone plan executed notebooks test lab models data bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,24 +42,32 @@ help: ## this list
 
 env: $(ENV) ## build the environment (.venv, or the active conda one)
 
+# A .venv that another Python or an interrupted start has left half-made is made anew.
 .venv/installed: requirements.lock pyproject.toml
-	test -x .venv/bin/python || $(PYTHON3) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON3) is no Python 3.11 or later; name one: make PYTHON3=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@.venv/bin/python -m pip --version > /dev/null 2>&1 || { rm -rf .venv; $(PYTHON3) -m venv .venv; }
+	@echo "Installing the packages of requirements.lock into .venv: about two minutes, the first time only"
+	.venv/bin/python $(INSTALL) -r requirements.lock
+	.venv/bin/python $(INSTALL) --no-deps --editable .
 	touch $@
 
-build/conda.installed: requirements.lock pyproject.toml
+build/conda-%.installed: requirements.lock pyproject.toml
 	mkdir -p build
-	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "Installing the packages of requirements.lock into $(CONDA_PREFIX)"
+	"$(PYTHON)" $(INSTALL) -r requirements.lock
+	"$(PYTHON)" $(INSTALL) --no-deps --editable .
 	touch $@
 
 tables: | $(ENV) ## regenerate figures/<profile>: tables, figures, claims
-	$(PLAN) --write "build/$(PROFILE)/parameters"
+	$(ALONE) $(MAKE) --no-print-directory tables-alone
+
+tables-alone:
+	$(FORECAST) --write "build/$(PROFILE)/parameters"
 	$(MAKE) --no-print-directory "figures/$(PROFILE)/provenance.json"
 
 plan: | $(ENV) ## a dry run: what is there, what is missing, and the cost, measured on two images a set
-	$(PLAN) --probe "$(PROBE)"
+	$(FORECAST) --probe "$(PROBE)"
 
 figures/$(PROFILE)/provenance.json: $(TABLES)
 	mkdir -p "$(@D)"
@@ -64,8 +76,8 @@ figures/$(PROFILE)/provenance.json: $(TABLES)
 # papermill writes to a .partial file: a notebook that fails never looks up to date.
 build/$(PROFILE)/%.ipynb: notebooks/%.ipynb build/$(PROFILE)/parameters/%.yaml data/profiles/$(PROFILE).yaml $(CODE) | $(ENV)
 	mkdir -p "$(@D)"
-	"$(PYTHON)" -m papermill --cwd notebooks --kernel python3 --log-output --no-progress-bar --start-timeout 180 \
-		-f "build/$(PROFILE)/parameters/$*.yaml" "$<" "$(@:.ipynb=.partial.ipynb)"
+	ELBO_FIGURES=figures "$(PYTHON)" -m papermill --cwd notebooks --kernel python3 --log-output --no-progress-bar \
+		--start-timeout 180 -f "build/$(PROFILE)/parameters/$*.yaml" "$<" "$(@:.ipynb=.partial.ipynb)"
 	"$(PYTHON)" -m nbconvert --to html --log-level WARN --output "$(basename $(@F))" "$(@:.ipynb=.partial.ipynb)"
 	mv "$(@:.ipynb=.partial.ipynb)" "$@"
 
@@ -73,15 +85,16 @@ executed: $(EXECUTED)
 
 notebooks: | $(ENV) ## run all notebooks as `toy` and refresh their committed outputs
 	$(MAKE) PROFILE=toy tables
-	$(MAKE) PROFILE=toy executed
+	"$(PYTHON)" -m elbo_core.experiments.alone build/toy/lock $(MAKE) PROFILE=toy executed
 	"$(PYTHON)" -m elbo_core.reports.notebooks build/toy/[0-9]*.ipynb
 
-test: | $(ENV) ## pytest, then every notebook as `smoke`
+test: | $(ENV) ## lint, types, pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff format --check .
 	"$(PYTHON)" -m ruff check .
-	"$(PYTHON)" -m pytest tests
+	"$(PYTHON)" -m mypy
+	OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest tests --numprocesses auto --dist loadscope
 	ELBO_PROFILE=smoke TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval_sanitize.cfg \
-		--nbval-cell-timeout 300 -p no:cacheprovider notebooks
+		--nbval-cell-timeout 300 --nbval-kernel-name python3 -p no:cacheprovider notebooks
 
 lab: | $(ENV) ## open JupyterLab on the first notebook
 	"$(PYTHON)" -m jupyterlab notebooks/00_start_here.ipynb
@@ -93,7 +106,7 @@ data: | $(ENV) ## check the real data sets in ELBO_DATA (default data/sets), get
 	"$(PYTHON)" -m elbo_core.datasets check || "$(PYTHON)" -m elbo_core.datasets download || true
 
 bench: | $(ENV) ## MODEL: milliseconds per image (encode, losses, attention, readout) and peak memory
-	"$(PYTHON)" tests/benchmarks/bench_segment.py --model "$(MODEL)"
+	PYTHONPATH=tests "$(PYTHON)" tests/benchmarks/bench_segment.py --model "$(MODEL)"
 
 clean: ## remove executed notebooks, caches and checkpoints (not the environment, not the results)
 	rm -rf build .pytest_cache .ruff_cache

@@ -249,6 +249,13 @@ def cross_validated(metric: Metric, counts: Stack, weights: np.ndarray, folds: i
     return metric(functools.reduce(Sums.__add__, chosen))[:, 0]
 
 
+def with_four_folds(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
+    """`cross_validated` with four folds, or as many as there are images; NaN for a single image, which leaves no other
+    to choose the threshold on."""
+    folds = min(4, counts.n_images)
+    return cross_validated(metric, counts, weights, folds) if folds > 1 else np.full(len(weights), np.nan)
+
+
 def bisection(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
     """The metric [R] where the released code's search ends: it halves 1..99 % by the sign of the slope.
 
@@ -267,7 +274,7 @@ def bisection(metric: Metric, counts: Stack, weights: np.ndarray) -> np.ndarray:
 POLICIES: dict[str, Policy] = {
     "oracle": oracle,
     "best miou": at_best_miou,
-    "cross-validated": cross_validated,
+    "cross-validated": with_four_folds,
     "fixed 50": fixed(50),
     "bisection": bisection,
 }

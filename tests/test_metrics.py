@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision
 from elbo_core.heatmaps import Heatmaps
 from elbo_core.metrics import (
     METRICS,
+    POLICIES,
     at_best_miou,
     bisection,
     count,
@@ -211,3 +212,11 @@ def test_bisection_finds_the_only_peak_and_may_miss_the_better_of_two(counts):
     assert bisection(lambda sums: single, counts, weights).tolist() == [50, 50, 50]
     assert bisection(lambda sums: double, counts, weights).tolist() == [40], "the released code's search stops there"
     assert bisection(METRICS["miou"], counts, weights)[0] <= oracle(METRICS["miou"], counts, weights)[0]
+
+
+def test_few_images_are_cross_validated_as_far_as_can_be(images):
+    """A run of one to three images must not die at its last table."""
+    stacks = [stack([count(*image, LABELS) for image in images[:n]]) for n in (1, 3)]
+    single, three = (POLICIES["cross-validated"](METRICS["miou"], counts, everything(counts)) for counts in stacks)
+    assert np.isnan(single).all()
+    np.testing.assert_array_equal(three, cross_validated(METRICS["miou"], stacks[1], everything(stacks[1]), 3))

@@ -73,14 +73,20 @@ def evaluate_all(
     rows, weights = rows_of(batch), _fingerprint(model)
     opened = {name: open_dataset(name, split, images) for name in datasets}
     stores = {name: open_store(model, weights, dataset, root) for name, dataset in opened.items()}
-    work = sum(len(missing_rows(stores[name], rows, dataset, range(len(dataset)))) for name, dataset in opened.items())
-    if work:
+    if work := _unfinished(opened, stores, rows):
         options = ["--batch", batch, "--split", split, "--images", str(images or "all"), "--store", str(root)]
-        _share_out(work, ["--model", model, *options, "--device", "cpu", "--dataset", *datasets])
+        _share_out(sum(work.values()), ["--model", model, *options, "--device", "cpu", "--dataset", *datasets])
+    if left := _unfinished(opened, stores, rows):
         denoiser = _load(model)
-        for name, dataset in opened.items():
-            raise_first(measure(denoiser, dataset, rows, stores[name], range(len(dataset))), dataset)
+        for name in left:
+            raise_first(measure(denoiser, opened[name], rows, stores[name], range(len(opened[name]))), opened[name])
     return {name: read_evaluation(stores[name], rows, dataset) for name, dataset in opened.items()}
+
+
+def _unfinished(opened: Mapping[str, Dataset], stores: Mapping[str, Store], rows: Sequence[Row]) -> dict[str, int]:
+    """How many images of each data set lack a row; finished sets are absent."""
+    lacking = {name: len(missing_rows(stores[name], rows, data, range(len(data)))) for name, data in opened.items()}
+    return {name: count for name, count in lacking.items() if count}
 
 
 def _fingerprint(model: str) -> str:

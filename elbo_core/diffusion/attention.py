@@ -60,11 +60,37 @@ class AttentionLayer:
 
     def renormalised(self) -> AttentionLayer:
         """The same layer with a softmax over its own part alone, so that the weights sum to one."""
-        if self.part is None:
-            return self
-        own = slice(self.part.start, self.part.stop)
+        return self if self.part is None else self.among(range(self.columns))
+
+    def among(self, columns: range) -> AttentionLayer:
+        """The same layer with a softmax over some of its columns alone, as if the others were not there."""
+        first = 0 if self.part is None else self.part.start
+        own = slice(first + columns.start, first + columns.stop)
         bias = None if self.bias is None else self.bias[..., own]
         return replace(self, key=self.key[:, :, own], bias=bias, part=None)
+
+    @property
+    def heads(self) -> int:
+        return self.query.shape[1]
+
+    def each_head(self) -> AttentionLayer:
+        """The same layer with every head of every timestep as an entry of its own, [T * heads, 1, ...]."""
+        bias = None if self.bias is None else self.bias.expand(*self.query.shape[:2], *self.bias.shape[2:])
+        query, key, bias = (None if part is None else part.flatten(0, 1)[:, None] for part in (self.query, self.key, bias))
+        return replace(self, query=query, key=key, bias=bias)
+
+    @whole_precision
+    def matrix(self) -> Tensor:
+        """softmax(scale QK^T) itself, the mean over timesteps and heads: float32 [side*side, M]. For what no product
+        with values can give; one timestep at a time, as it is large."""
+        total: Tensor | float = 0.0
+        for index in range(len(self.query)):
+            one = self.only([index])
+            logits = one.scale * one.query[0].float() @ one.key[0].float().mT
+            weights = (logits if one.bias is None else logits + one.bias[0].float()).softmax(dim=-1)
+            total = total + weights.mean(dim=0)
+        own = slice(None) if self.part is None else slice(self.part.start, self.part.stop)
+        return (total / len(self.query))[:, own]
 
     def _among_all_keys(self, values: Tensor) -> Tensor:
         """Values [..., M, V] of this part, with zeros for the other keys: [..., K, V]."""

@@ -314,6 +314,26 @@ class Denoiser(ABC):
             raise ValueError(f"the text encoder knows no part of {', '.join(map(repr, sorted(unknown)))}")
         return columns
 
+    @_alone
+    def extents(self, text: str) -> dict[str, range]:
+        """By text part, the columns of all that its tokenizer makes of a text, with what marks its start and end and
+        without padding."""
+        return {name: range(part.first, part.first + len(part.tokens(text))) for name, part in self.parts.items()}
+
+    @_alone
+    @torch.no_grad()
+    def token_features(self, caption: Caption) -> dict[str, Tensor]:
+        """For each class of several tokens, what the first text encoder makes of each of them alone, pooled: [n, p].
+
+        Classes of one token are left out, and all where the encoder has no pooled output, as T5.
+        """
+        part = next(iter(self.parts.values()))
+        ids, columns = part.tokens(caption.text), self.columns(caption)
+        own = zip(caption.classes, next(iter(columns.values())), strict=True)
+        several = {name: [ids[column - part.first] for column in places] for name, places in own if len(places) > 1}
+        features = {name: part.pooled(tokens) for name, tokens in several.items()}
+        return {name: values for name, values in features.items() if values is not None}
+
     def noise(self, latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
         """z_t = alpha x + sigma epsilon for latents and noise [B, C, h, w] at integer timesteps [B]."""
         path = self.schedule.at(timesteps).like(latents)

@@ -136,6 +136,16 @@ class TextPart:
         found = token_columns(self._respelled(caption), self.tokenizer)
         return tuple(tuple(self.first + position for position in found[name]) for name in caption.classes)
 
+    def pooled(self, ids: Sequence[int]) -> Tensor | None:
+        """The pooled output of the encoder for each token as a text of its own, float32 [n, p] on the CPU; None if it
+        has none."""
+        texts = [self.tokenizer.decode([token]).strip() for token in ids]
+        tokens = self.tokenizer(texts, padding="max_length", max_length=self.limit, return_tensors="pt").input_ids
+        output = self.encoder(tokens.to(self.encoder.device))
+        pooled = getattr(output, "text_embeds", None)
+        pooled = getattr(output, "pooler_output", None) if pooled is None else pooled
+        return None if pooled is None else pooled.float().cpu()
+
     def unknown(self, caption: Caption) -> set[str]:
         """The classes of a caption of which the tokenizer knows no part."""
         pieces = self.tokenizer.convert_ids_to_tokens(self.tokens(caption.text))

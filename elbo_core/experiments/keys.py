@@ -15,7 +15,8 @@ def spell_out(value: object) -> object:
     """Settings as JSON, field by field: a dataclass with its module and name, sequences and mappings of such.
 
     A field with the metadata `key=False` is left out: no result depends on it. So is one with `key="unless empty"`
-    that is empty: what came later leaves the keys of what was measured before as they were.
+    that is empty, or with `key="unless default"` that has its default: what came later leaves the keys of what was
+    measured before as they were.
 
     Raises:
         TypeError: something is not plain data. Functions and objects look alike when they differ, or differ when they
@@ -38,8 +39,8 @@ def spell_out(value: object) -> object:
 
 
 def _counts(field: Field, value: object) -> bool:
-    rule = field.metadata.get("key", True)
-    return bool(getattr(value, field.name)) if rule == "unless empty" else rule
+    rule, own = field.metadata.get("key", True), getattr(value, field.name)
+    return {"unless empty": bool(own), "unless default": own != field.default}.get(rule, rule)
 
 
 def key_text(value: object) -> str:

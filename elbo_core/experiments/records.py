@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,17 @@ COLUMNS = pa.schema(
 )
 
 
+UNDEFINED = -1
+"""The label of the only record of a row on an image whose method is not defined for the model; the reason is in the
+place of the class."""
+
+
+def undefined_record(reason: str) -> dict:
+    """The record that says why a row has no number."""
+    nothing = {"area": 0, "won": [], "right": [], "losses": [], "score": math.nan, "visible": math.nan}
+    return {"class": reason, "label": UNDEFINED, "asked": False, **nothing}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a run yields.
@@ -44,10 +55,12 @@ class Evaluation:
     counts: by (reading, name) of a row its pixel counts, stacked over images.
     scores: one line per row, image and candidate class: reading and row, index and scene, label and class, area (share
         of the labelled pixels), visible, and the alignment score.
+    undefined: why a row has no numbers, for those whose method is not defined for the model.
     """
 
     counts: dict[RowId, Stack]
     scores: pd.DataFrame
+    undefined: dict[RowId, str] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
@@ -56,6 +69,10 @@ class Evaluation:
     def scores_of(self, row: str, reading: str = "released") -> pd.DataFrame:
         """The lines of one row."""
         return self.scores[(self.scores.row == row) & (self.scores.reading == reading)]
+
+
+SCORES = ["reading", "row", "index", "scene", "label", "class", "area", "visible", "score"]
+"""The columns of an evaluation's scores."""
 
 
 def read_evaluation(store: Store, rows: Sequence[Row], dataset: Dataset) -> Evaluation:
@@ -76,8 +93,12 @@ def read_evaluation(store: Store, rows: Sequence[Row], dataset: Dataset) -> Eval
         measured = part["index"].nunique()
         if measured < images:
             raise StoreError(f"row {row.name!r} ({row.reading}) is measured on {measured} of {images} images only")
+    reasons = {row.id: part["class"][part.label == UNDEFINED] for row, part in parts.items()}
+    undefined = {place: reason.iloc[0] for place, reason in reasons.items() if len(reason)}
+    parts = {row: part for row, part in parts.items() if row.id not in undefined}
     counts = {row.id: _stack(part, n_labels) for row, part in parts.items()}
-    return Evaluation(counts, pd.concat([_scores(part, row) for row, part in parts.items()], ignore_index=True))
+    scores = [_scores(part, row) for row, part in parts.items()] or [pd.DataFrame(columns=SCORES)]
+    return Evaluation(counts, pd.concat(scores, ignore_index=True), undefined)
 
 
 def _stack(part: pd.DataFrame, n_labels: int) -> Stack:
@@ -90,8 +111,7 @@ def _scores(part: pd.DataFrame, row: Row) -> pd.DataFrame:
     """The candidate classes of a row's images."""
     share = part.area / part.groupby("index").area.transform("sum")
     lines = part.assign(area=share, scene=part.image, reading=row.reading, row=row.name)
-    columns = ["reading", "row", "index", "scene", "label", "class", "area", "visible", "score"]
-    return lines[lines.asked][columns]
+    return lines[lines.asked][SCORES]
 
 
 def to_records(counts: Counts, candidates: Mapping[int, dict], names: Sequence[str]) -> list[dict]:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 from elbo_core.experiments.keys import key_text, short_hash
 from elbo_core.methods.align import ConstantScore, ElboScore, LeaveOneOutScore, Recipe
+from elbo_core.methods.baselines import BASELINES, PROTOCOLS, under
+from elbo_core.methods.diffpng import DiffPng
 from elbo_core.methods.elbo import ESTIMATORS
 from elbo_core.methods.evidence import Evidence, EvidenceTimesAttention
 from elbo_core.methods.method import Method
 from elbo_core.methods.plan import ATTENTION_TIMESTEPS, ELBO_TIMESTEPS, Ask, Plan
+from elbo_core.methods.proposals import SAM
 from elbo_core.methods.timesteps import Timesteps
 
 RowId = tuple[str, str]
@@ -228,6 +231,31 @@ def _products(recipe: Recipe) -> list[Row]:
     return [Row(name, method=method) for name, method in kinds.items()]
 
 
+def calibrated(name: str) -> str:
+    """The name of a baseline's row with the paper's score plugged in."""
+    return f"{name}, calibrated"
+
+
+def own_protocol(name: str) -> str:
+    """The name of a baseline's row under its own protocol."""
+    return f"{name}, own protocol"
+
+
+def baselines() -> list[Row]:
+    """Table II: every baseline under the paper's protocol, as it is and with the paper's score plugged in."""
+    plain = {name: under(name, "the paper's") for name in BASELINES}
+    rows = [Row(name, method=method, plan=plan) for name, (method, plan) in plain.items()]
+    plugged = {name: replace(method, score=ElboScore()) for name, (method, _) in plain.items()}
+    return rows + [Row(calibrated(name), method=method) for name, method in plugged.items()]
+
+
+def own_protocols() -> list[Row]:
+    """Every baseline for which another protocol is its own."""
+    names = {*PROTOCOLS["its own"].plans, *PROTOCOLS["its own"].methods}
+    found = {name: under(name, "its own") for name in BASELINES if name in names}
+    return [Row(own_protocol(name), method=method, plan=plan) for name, (method, plan) in found.items()]
+
+
 def _over(plan: Plan, timesteps: tuple[int, ...]) -> Plan:
     """A plan with other timesteps for its error maps."""
     return replace(plan, error_maps=tuple(Ask(ask.texts, timesteps) for ask in plan.error_maps))
@@ -252,6 +280,9 @@ BATCHES: dict[str, list[Row]] = {
     "phrases": _in_both_readings(phrases),
     "evidence": [*_in_both_readings(beside_evidence), *evidence()],
     "evidence choices": evidence_choices(),
+    "baselines": [*_in_both_readings(lambda recipe: [_row("off", recipe.off()), _row("on", recipe)]), *baselines()],
+    "own protocols": own_protocols(),
+    "baselines with SAM": [Row("DiffPNG, SAM", method=DiffPng(proposals=SAM))],
 }
 """The rows that are measured together, so that an image is observed once for all of them."""
 

@@ -11,6 +11,7 @@ a row that another batch has measured before differs by rounding at most.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import math
 import os
@@ -30,7 +31,7 @@ from elbo_core.datasets import Dataset, open_dataset
 from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.diffusion.fingerprint import model_fingerprint, pipeline_fingerprint
 from elbo_core.errors import MeasurementError, ModelAccessError, StoreError
-from elbo_core.experiments.records import COLUMNS, Evaluation, read_evaluation, to_records
+from elbo_core.experiments.records import COLUMNS, Evaluation, read_evaluation, to_records, undefined_record
 from elbo_core.experiments.rows import BATCHES, Row, plan_of, rows_of
 from elbo_core.experiments.store import Store
 from elbo_core.heatmaps import Heatmaps
@@ -202,17 +203,35 @@ def measure_image(denoiser: Denoiser, dataset: Dataset, index: int, rows: Sequen
     observation = observe(denoiser, scene, plan) if scene.classes else None
     observed = time.perf_counter()
     nothing = Heatmaps((), torch.zeros(0, *scene.label_map.shape), torch.zeros(0))  # without candidates: all background
-    heatmaps = read_rows(observation, rows) if observation else {row.definition: nothing for row in rows}
+    undefined = _undefined(observation, rows) if observation else {}
+    defined = [row for row in rows if row.definition not in undefined]
+    heatmaps = read_rows(observation, defined) if observation else {row.definition: nothing for row in rows}
     common = {"image": scene.id, "index": index, "content": dataset.contents[index]}
     common |= {"seconds_observed": observed - started, "seconds_read": time.perf_counter() - observed}
-    records = []
-    for row in rows:
+    records = [
+        common | {"method": definition} | undefined_record(reason) for definition, reason in undefined.items()
+    ]
+    for row in defined:
         counts = count(heatmaps[row.definition], scene.labels, scene.label_map, len(dataset.classes))
         candidates = _candidates(scene, heatmaps[row.definition], observation, row)
         records += [
             common | {"method": row.definition} | record for record in to_records(counts, candidates, dataset.classes)
         ]
     return records
+
+
+def _undefined(observation: Observation, rows: Iterable[Row]) -> dict[str, str]:
+    """By definition, why a row has no number for the model that was observed; it is logged once."""
+    reasons = {row.definition: row.method.undefined(observation) for row in rows}
+    for row in rows:
+        _say_once(row.name, reasons[row.definition])
+    return {definition: reason for definition, reason in reasons.items() if reason}
+
+
+@functools.cache
+def _say_once(name: str, reason: str) -> None:
+    if reason:
+        log.warning("%s is not defined here and has no number: %s", name, reason)
 
 
 def read_rows(observation: Observation, rows: Iterable[Row]) -> dict[str, Heatmaps]:

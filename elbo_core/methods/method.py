@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from elbo_core.heatmaps import Heatmaps
 from elbo_core.methods.observe import Observation
@@ -16,7 +16,12 @@ class Method(ABC):
 
     Write one as a frozen dataclass: its fields are what distinguishes it from others in the run store
     (`experiments.keys`). It never runs the network.
+
+    amplifies_rounding: whether an input that is rounded otherwise may give quite other heatmaps, as where something is
+        merged or chosen below a threshold; results then agree between machines on most pictures only.
     """
+
+    amplifies_rounding: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -30,6 +35,13 @@ class Method(ABC):
         Raises:
             ValueError: it answers others.
         """
+
+    def undefined(self, observation: Observation) -> str:
+        """Why the method is not defined for the network that was asked; empty where it is. Such a row has no number.
+
+        The observation may answer more questions than the method needs.
+        """
+        return ""
 
     @classmethod
     def read_all(cls, observation: Observation, asked: Sequence[tuple[Self, Plan]]) -> list[Heatmaps]:

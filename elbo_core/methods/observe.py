@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -12,23 +12,41 @@ from torch import Tensor
 from elbo_core.captions import Caption, list_captions, split, without
 from elbo_core.diffusion.attention import AttentionLayer, CrossAttention, SelfAttention
 from elbo_core.diffusion.blocks import in_blocks
-from elbo_core.diffusion.denoiser import Denoiser
+from elbo_core.diffusion.denoiser import Conditioning, Denoiser
 from elbo_core.diffusion.noise import keyed_noise
 from elbo_core.diffusion.schedule import NoiseSchedule
 from elbo_core.methods.elbo import class_losses, error_maps, mean_square
-from elbo_core.methods.plan import CAPTION, EMPTY, Ask, Plan, is_template
+from elbo_core.methods.plan import (
+    CAPTION,
+    CLEAN,
+    EMPTY,
+    INVERSION_TIMESTEPS,
+    INVERTED,
+    NOISED,
+    Ask,
+    Plan,
+    Wording,
+    is_template,
+)
+from elbo_core.methods.proposals import propose
 from elbo_core.scene import Scene
 
 
 @dataclass(frozen=True)
 class CaptionAttention:
     """The attention of one caption: its classes, by text part the columns of each class, and the operators over all
-    timesteps."""
+    timesteps.
+
+    extents: by text part, the columns of its whole text without padding. token_features: by class, what the text
+    encoder makes of each of its tokens alone, [n, p], if the plan asked for it and there are several.
+    """
 
     classes: tuple[str, ...]
     columns: Mapping[str, tuple[tuple[int, ...], ...]]
     cross: CrossAttention
     self_attention: SelfAttention
+    extents: Mapping[str, range] = field(default_factory=dict)
+    token_features: Mapping[str, Tensor] = field(default_factory=dict)
 
     def columns_of(self, part: str) -> tuple[tuple[int, ...], ...]:
         """The columns of each class in a text part, in the "first", or in "all" together.
@@ -132,7 +150,8 @@ def _rows_of(conditions: Sequence[Condition], classes: Sequence[str], ask: Ask) 
 
 @dataclass(frozen=True)
 class Attention:
-    """The answer to a question for attention: one entry per caption; together they name every class once."""
+    """The answer to a question for attention: one entry per caption; together they name every class once. The empty
+    caption names none."""
 
     ask: Ask
     captions: tuple[CaptionAttention, ...]
@@ -140,7 +159,7 @@ class Attention:
     def under(self, ask: Ask) -> Attention:
         """The answer to a question for some of the timesteps only."""
         index = _positions(self.ask, ask)
-        return Attention(ask, tuple(caption.only(index) for caption in self.captions))
+        return self if ask == self.ask else Attention(ask, tuple(caption.only(index) for caption in self.captions))
 
 
 Answer = TypeVar("Answer", Losses, Attention, ErrorMaps)
@@ -158,7 +177,7 @@ def _positions(asked: Ask, wanted: Ask) -> list[int]:
 class Observation:
     """What a model said about a picture under a plan: one answer per question.
 
-    image_size: (H, W) of the picture.
+    image_size: (H, W) of the picture. proposals: by proposer, candidate masks of the picture, bool [P, H, W].
     """
 
     classes: tuple[str, ...]
@@ -167,6 +186,7 @@ class Observation:
     all_losses: tuple[Losses, ...]
     all_attention: tuple[Attention, ...]
     all_error_maps: tuple[ErrorMaps, ...] = ()
+    proposals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def losses(self) -> Losses:
@@ -192,7 +212,15 @@ class Observation:
         Raises:
             ValueError: it was not asked.
         """
-        return _wording(self.all_losses, texts)
+        return _wording(self.all_losses, _as_told(texts))
+
+    def attention_of(self, texts: str) -> Attention:
+        """The attention of a wording, of noised latents.
+
+        Raises:
+            ValueError: it was not asked.
+        """
+        return _wording(self.all_attention, _as_told(texts))
 
     def error_maps_of(self, texts: str) -> ErrorMaps:
         """The error maps of a wording.
@@ -200,7 +228,7 @@ class Observation:
         Raises:
             ValueError: it was not asked.
         """
-        return _wording(self.all_error_maps, texts)
+        return _wording(self.all_error_maps, _as_told(texts))
 
     def under(self, plan: Plan) -> Observation:
         """What a smaller plan would have seen.
@@ -210,10 +238,21 @@ class Observation:
         """
         return replace(
             self,
-            all_losses=tuple(_wording(self.all_losses, ask.texts).under(ask) for ask in plan.losses),
-            all_attention=tuple(_wording(self.all_attention, ask.texts).under(ask) for ask in plan.attention),
-            all_error_maps=tuple(_wording(self.all_error_maps, ask.texts).under(ask) for ask in plan.error_maps),
+            all_losses=tuple(_wording(self.all_losses, ask.wording).under(ask) for ask in plan.losses),
+            all_attention=tuple(_wording(self.all_attention, ask.wording).under(ask) for ask in plan.attention),
+            all_error_maps=tuple(_wording(self.all_error_maps, ask.wording).under(ask) for ask in plan.error_maps),
+            proposals={name: _proposed(self.proposals, name) for name in plan.proposals},
         )
+
+
+def _as_told(texts: str) -> Wording:
+    return texts, NOISED, 1.0
+
+
+def _proposed(proposals: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in proposals:
+        raise ValueError(f"proposals of {name!r} were not asked; asked: {list(proposals)}")
+    return proposals[name]
 
 
 def _only_one(answers: Sequence[Answer], kind: str) -> Answer:
@@ -225,11 +264,13 @@ def _only_one(answers: Sequence[Answer], kind: str) -> Answer:
     return answers[0]
 
 
-def _wording(answers: Sequence[Answer], texts: str) -> Answer:
+def _wording(answers: Sequence[Answer], wording: Wording) -> Answer:
     for answer in answers:
-        if answer.ask.texts == texts:
+        if answer.ask.wording == wording:
             return answer
-    raise ValueError(f"{texts!r} was not asked; asked: {[answer.ask.texts for answer in answers]}")
+    texts, *other = wording
+    told = f"{texts!r}" if wording == _as_told(texts) else f"{texts!r} with {other}"
+    raise ValueError(f"{told} was not asked; asked: {[answer.ask.texts for answer in answers]}")
 
 
 Noise = Mapping[str, Tensor]
@@ -270,6 +311,7 @@ def observe(denoiser: Denoiser, scene: Scene, plan: Plan = Plan(), noise: Noise 
         ),
         all_attention=tuple(attention.ask_attention(ask) for ask in plan.attention),
         all_error_maps=tuple(maps[ask.texts].under(ask) for ask in plan.error_maps),
+        proposals={name: propose(name, scene.image) for name in plan.proposals},
     )
 
 
@@ -322,9 +364,11 @@ class _Noised:
     def ask_attention(self, ask: Ask) -> Attention:
         noise, batch = self._noise_of(ask), self.plan.batch_size
         captions = captions_of(self.scene, ask.texts, self.denoiser)
-        return Attention(
-            ask, tuple(attend_caption(self.denoiser, caption, self.latents, ask, noise, batch) for caption in captions)
-        )
+        seen = [attend_caption(self.denoiser, caption, self.latents, ask, noise, batch) for caption in captions]
+        if self.plan.token_features:
+            features = map(self.denoiser.token_features, captions)
+            seen = [replace(one, token_features=known) for one, known in zip(seen, features, strict=True)]
+        return Attention(ask, tuple(seen))
 
     def _noise_of(self, ask: Ask) -> Tensor:
         return self.noise[[self.timesteps.index(timestep) for timestep in ask.timesteps]]
@@ -362,14 +406,16 @@ def _filled(scene: Scene, template: str) -> list[str]:
 
 
 def captions_of(scene: Scene, texts: str, denoiser: Denoiser) -> list[Caption]:
-    """What the network is told when attention is asked: one caption per class for a template; else the scene's own
-    caption, or one that lists the classes, in as few pieces as the text encoder allows.
+    """What the network is told when attention is asked: one caption per class for a template, one without classes for
+    the empty caption; else the scene's own caption, or one that lists the classes, in as few pieces as the text encoder allows.
 
     Raises:
         ValueError: a class or its mention is too long for the text encoder, or the template wants phrases.
     """
     if "{phrase}" in texts:
         raise ValueError(f"attention is asked of classes, not of phrases; write {{}} in {texts!r} instead")
+    if texts == EMPTY:
+        return [Caption("", {})]
     if is_template(texts):
         return [caption for name in scene.classes for caption in list_captions([name], denoiser.fits, texts)]
     if scene.caption is not None:
@@ -382,10 +428,10 @@ def attend_caption(
 ) -> CaptionAttention:
     """The attention of one caption over the question's timesteps, for latents [C, h, w] and noise [T, C, h, w]."""
     timesteps = torch.tensor(ask.timesteps)
-    noisy = denoiser.noise(latents.expand_as(noise), noise, timesteps)
-    text = denoiser.encode_text([caption.text])
+    text = _emphasised(denoiser, caption, ask.emphasis)
+    shown = SHOWN[ask.latents](denoiser, latents, noise, timesteps, text)
     passes = in_blocks(
-        lambda block: denoiser.attend(noisy[block], timesteps[block], text[torch.zeros_like(block)]),
+        lambda block: denoiser.attend(shown[block], timesteps[block], text[torch.zeros_like(block)]),
         torch.arange(len(timesteps)),
         batch_size,
     )
@@ -395,7 +441,46 @@ def attend_caption(
         columns=denoiser.columns(caption),
         cross=CrossAttention(_join([operator.layers for operator in cross])),
         self_attention=SelfAttention(_join([operator.layers for operator in self_attention])),
+        extents=denoiser.extents(caption.text),
     )
+
+
+def _emphasised(denoiser: Denoiser, caption: Caption, emphasis: float) -> Conditioning:
+    """What the network is told of a caption, the tokens of its classes moved away from the empty text: z_empty +
+    w (z - z_empty), as compel 2.1 weighs the words of a prompt."""
+    text = denoiser.encode_text([caption.text])
+    if emphasis == 1:
+        return text
+    empty = denoiser.encode_text([""]).embeddings
+    weight = torch.ones_like(text.embeddings[0, :, :1])
+    weight[[column for part in denoiser.columns(caption).values() for own in part for column in own]] = emphasis
+    return replace(text, embeddings=empty + weight * (text.embeddings - empty))
+
+
+def _noised(denoiser: Denoiser, latents: Tensor, noise: Tensor, timesteps: Tensor, _text: Conditioning) -> Tensor:
+    return denoiser.noise(latents.expand_as(noise), noise, timesteps)
+
+
+def _clean(_denoiser: Denoiser, latents: Tensor, noise: Tensor, _timesteps: Tensor, _text: Conditioning) -> Tensor:
+    return latents.expand_as(noise)
+
+
+def _inverted(
+    denoiser: Denoiser, latents: Tensor, _noise: Tensor, timesteps: Tensor, text: Conditioning
+) -> Tensor:
+    """DDIM inversion from the picture, taken for timestep 0, through `INVERSION_TIMESTEPS`: each step asks at the
+    timestep that it leads to, without guidance (`ptp_utils` of `nini0919/DiffPNG`, less its null-text optimisation)."""
+    path, place = {}, denoiser.schedule.at(torch.tensor([0, *INVERSION_TIMESTEPS])).like(latents[None])
+    for step, timestep in enumerate(INVERSION_TIMESTEPS):
+        epsilon = denoiser.predict(latents[None], torch.tensor([timestep]), text)[0]
+        origin = (latents - place.sigma[step] * epsilon) / place.alpha[step]
+        latents = place.alpha[step + 1] * origin + place.sigma[step + 1] * epsilon
+        path[timestep] = latents
+    return torch.stack([path[timestep] for timestep in timesteps.tolist()])
+
+
+SHOWN = {NOISED: _noised, CLEAN: _clean, INVERTED: _inverted}
+"""By the latents of a question, what the network is shown at each timestep, [T, C, h, w]."""
 
 
 def _join(passes: Sequence[tuple[AttentionLayer, ...]]) -> tuple[AttentionLayer, ...]:

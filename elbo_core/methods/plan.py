@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from elbo_core.captions import TEMPLATE, check_template
-from elbo_core.checks import check_whole
+from elbo_core.checks import check_least, check_whole
 from elbo_core.methods.timesteps import Timesteps
 
 CAPTION = "the caption"
@@ -17,6 +17,15 @@ WITHOUT_EACH = "the caption without each class"
 EMPTY = "the empty caption"
 """The text of no words."""
 WORDINGS = (CAPTION, WITHOUT_EACH, EMPTY)
+NOISED = "noised"
+"""The picture's latents under the noise of the timestep: z_t = alpha z_0 + sigma epsilon."""
+CLEAN = "clean"
+"""The picture's latents as they are, whatever timestep the network is told."""
+INVERTED = "inverted"
+"""The picture's latents on the deterministic path that leads from them to noise (DDIM inversion, no guidance)."""
+INVERSION_TIMESTEPS = tuple(range(1, 1000, 50))
+"""The twenty steps of that path (`nini0919/DiffPNG`), whichever of them are asked about."""
+LATENTS = (NOISED, CLEAN, INVERTED)
 PLACES = ("{}", "{phrase}")
 """Where the class, or its noun phrase, stands in a template."""
 
@@ -59,6 +68,10 @@ def check_timesteps(timesteps: Sequence[int]) -> tuple[int, ...]:
     return whole
 
 
+Wording = tuple[str, str, float]
+"""Texts, latents and emphasis of a question."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One question: the network is told `texts`, at `timesteps`.
@@ -66,17 +79,40 @@ class Ask:
     texts: a template, one text per class, with the class in the place of "{}" or its noun phrase in that of
         "{phrase}"; or one of `WORDINGS`: `CAPTION`, `WITHOUT_EACH`, `EMPTY`.
     timesteps: distinct integers.
+    latents: what the network is shown, one of `LATENTS`: `NOISED`, `CLEAN`, `INVERTED`. emphasis: how far the
+        embeddings of the classes' tokens are moved away from those of the empty text; 1 leaves them where they are.
+        Both for attention only.
 
     Raises:
-        ValueError: see `check_texts`, `check_timesteps`.
+        TypeError, ValueError: see `check_texts`, `check_timesteps`; the latents are unknown, are inverted and not on
+            `INVERSION_TIMESTEPS`, or the emphasis is not positive.
     """
 
     texts: str
     timesteps: tuple[int, ...]
+    latents: str = field(default=NOISED, metadata={"key": "unless default"})
+    emphasis: float = field(default=1.0, metadata={"key": "unless default"})
 
     def __post_init__(self) -> None:
         check_texts(self.texts)
         object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
+        if self.latents not in LATENTS:
+            raise ValueError(f"unknown latents {self.latents!r}; known: {', '.join(LATENTS)}")
+        if self.latents == INVERTED and not set(self.timesteps) <= set(INVERSION_TIMESTEPS):
+            raise ValueError(f"inverted latents exist at {INVERSION_TIMESTEPS} only, asked at {self.timesteps}")
+        object.__setattr__(self, "emphasis", check_least(self.emphasis, "emphasis", 0))
+        if not self.emphasis:
+            raise ValueError("an emphasis of 0 would leave nothing of the class; 1 leaves it as it is")
+
+    @property
+    def wording(self) -> Wording:
+        """All of the question but its timesteps."""
+        return self.texts, self.latents, self.emphasis
+
+    def evaluations(self, classes: int) -> int:
+        """Network evaluations for so many classes whose caption is not too long."""
+        path = len(INVERSION_TIMESTEPS) if self.latents == INVERTED else 0
+        return (path + len(self.timesteps)) * (classes if is_of_each(self.texts) else 1)
 
 
 ELBO_TIMESTEPS, ATTENTION_TIMESTEPS = tuple(range(1, 999, 50)), tuple(range(20, 201, 20))
@@ -92,6 +128,8 @@ class Plan:
         of the caption. error_maps: questions for the error of the noise estimate in every latent pixel, of which the
         loss is the mean square; what losses and error maps share is observed once. Any may be empty, and each wording
         is asked once.
+    proposals: by what means the picture is to be cut into candidate masks, names in `proposals.PROPOSERS`.
+    token_features: whether the text encoder is asked for each token of a class alone, where a class has several.
     seed: of the noise. batch_size: so many passes of the network at once; no result depends on it but for rounding.
 
     Raises:
@@ -104,6 +142,8 @@ class Plan:
     seed: int = SEED
     batch_size: int = field(default=32, metadata={"key": False})
     error_maps: tuple[Ask, ...] = field(default=(), metadata={"key": "unless empty"})
+    proposals: tuple[str, ...] = field(default=(), metadata={"key": "unless empty"})
+    token_features: bool = field(default=False, metadata={"key": "unless empty"})
 
     def __post_init__(self) -> None:
         for kind in ("losses", "attention", "error_maps"):
@@ -111,12 +151,16 @@ class Plan:
         if not self.losses and not self.attention and not self.error_maps:
             raise ValueError("a plan needs at least one question, for losses, attention or error maps")
         for ask in self.attention:
-            if ask.texts in (WITHOUT_EACH, EMPTY):
+            if ask.texts == WITHOUT_EACH:
                 raise ValueError(f"{ask.texts!r} does not name the classes whose attention is asked")
         for asks in (self.losses, self.attention, self.error_maps):
-            wordings = [ask.texts for ask in asks]
+            wordings = [ask.wording for ask in asks]
             if len(set(wordings)) < len(wordings):
                 raise ValueError(f"a plan asks each wording once, got {wordings}; `Plan.union` merges questions")
+        for ask in self.losses + self.error_maps:
+            if ask.wording[1:] != (NOISED, 1.0):
+                raise ValueError(f"{ask} is for attention only: losses and error maps are of noised latents, as told")
+        object.__setattr__(self, "proposals", tuple(self.proposals))
         check_whole(self.seed, "seed", least=0)
         check_whole(self.batch_size, "batch_size")
 
@@ -156,6 +200,8 @@ class Plan:
             plans[0].seed,
             min(plan.batch_size for plan in plans),
             _union(ask for plan in plans for ask in plan.error_maps),
+            tuple(dict.fromkeys(name for plan in plans for name in plan.proposals)),
+            any(plan.token_features for plan in plans),
         )
 
     def without_losses(self) -> Plan:
@@ -169,8 +215,7 @@ class Plan:
 
     def evaluations(self, classes: int) -> int:
         """Network evaluations for a picture with so many candidate classes whose caption is not too long."""
-        asks = self.estimates + self.attention
-        return sum(len(ask.timesteps) * (classes if is_of_each(ask.texts) else 1) for ask in asks)
+        return sum(ask.evaluations(classes) for ask in self.estimates + self.attention)
 
 
 def _questions(asks: Iterable[Ask], kind: str) -> tuple[Ask, ...]:
@@ -181,7 +226,9 @@ def _questions(asks: Iterable[Ask], kind: str) -> tuple[Ask, ...]:
 
 
 def _union(asks: Iterable[Ask]) -> tuple[Ask, ...]:
-    timesteps: dict[str, set[int]] = {}
+    timesteps: dict[Wording, set[int]] = {}
     for ask in asks:
-        timesteps.setdefault(ask.texts, set()).update(ask.timesteps)
-    return tuple(Ask(texts, tuple(sorted(times))) for texts, times in timesteps.items())
+        timesteps.setdefault(ask.wording, set()).update(ask.timesteps)
+    return tuple(
+        Ask(texts, tuple(sorted(times)), latents, emphasis) for (texts, latents, emphasis), times in timesteps.items()
+    )

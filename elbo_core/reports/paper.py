@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,8 @@ PRINTED_IN = {"figure_7": "table_3"}
 """Where the numbers of what has no table of its own are printed."""
 SAME_ROW = {"gamma 1/1": "off", "gamma 1/3": "on"}
 """Rows of ours that are another name for one of the paper's."""
+SAME_ROW_IN = {("table_2", "on"): "ELBO-T2IAlign"}
+"""The same, in one table."""
 
 
 @functools.cache
@@ -44,9 +48,11 @@ def _tables_with_off() -> set[str]:
     return {table for table, _, row, *_ in _by_place() if row == "off"}
 
 
-def paper_number(table: str, model: str, row: str, dataset: str, metric: str = "miou") -> float:
+def paper_number(
+    table: str, model: str, row: str, dataset: str, metric: str = "miou", over: str = "off"
+) -> float:  # fmt: skip
     """The paper's number in percent, or NaN where it has none. A metric with "_gain" behind it is the difference
-    between `row` and "off"; "off" comes from Table III where a table has none.
+    between `row` and the row `over`; "off" comes from Table III where a table has none.
 
     Raises:
         ValueError: the table is unknown.
@@ -56,17 +62,20 @@ def paper_number(table: str, model: str, row: str, dataset: str, metric: str = "
         raise ValueError(f"unknown table {table!r}; known: {', '.join(_tables())}, figure_7")
     if metric.endswith("_gain"):
         metric = metric.removesuffix("_gain")
-        return paper_number(table, model, row, dataset, metric) - paper_number(table, model, "off", dataset, metric)
-    row = SAME_ROW.get(row, row)
+        return paper_number(table, model, row, dataset, metric) - paper_number(table, model, over, dataset, metric)
+    row = SAME_ROW_IN.get((table, row), SAME_ROW.get(row, row))
     if row == "off" and table not in _tables_with_off():
         table = "table_3"
     return _by_place().get((table, model, row, dataset, metric), math.nan)
 
 
-def beside_paper(frame: pd.DataFrame, table: str, model: str, mirrored: str) -> pd.DataFrame:
+def beside_paper(
+    frame: pd.DataFrame, table: str, model: str, mirrored: str, over: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`: of the rows that are
-    read as the paper's code reads them, in the reading `released`."""
+    read as the paper's code reads them, in the reading `released`. over: as for `summarise`."""
     numbers = [
-        paper_number(table, model, row, mirrored, metric) for row, metric in zip(frame.row, frame.metric, strict=True)
+        paper_number(table, model, row, mirrored, metric, over.get(row, "off"))
+        for row, metric in zip(frame.row, frame.metric, strict=True)
     ]
     return frame.assign(paper=np.where(frame.reading == "released", numbers, np.nan))

@@ -52,12 +52,13 @@ def measured(counts: Stack, weights: np.ndarray, metric: str = "miou", policy: s
 
 def summarise(
     counts: Mapping[RowId, Stack], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle",
-    best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    best_of: Mapping[str, Sequence[str]] = MappingProxyType({}), over: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """A metric of each row under a threshold policy, and its gain over the row "off" of its reading on the same
     resampled images.
 
     best_of: further rows of each reading, each the best of the named ones (`Measured.best`).
+    over: by row, the row of its reading that its gain is taken over, where that is not "off".
     Columns: reading, row, metric (its name, and with "_gain" behind), ours, low, high, n_images.
     """
     n_images = next(iter(counts.values())).n_images
@@ -68,7 +69,8 @@ def summarise(
             rows[reading, name] = Measured.best([rows[reading, candidate] for candidate in candidates])
     records = []
     for (reading, name), row in rows.items():
-        numbers = {metric: row} if name == "off" else {metric: row, f"{metric}_gain": row - rows[reading, "off"]}
+        base = over.get(name, "off")
+        numbers = {metric: row} if name == base else {metric: row, f"{metric}_gain": row - rows[reading, base]}
         records += [_record(reading, name, called, number.estimate, n_images) for called, number in numbers.items()]
     return pd.DataFrame(records).sort_values("reading", key=_order_of(counts), kind="stable", ignore_index=True)
 
@@ -87,12 +89,15 @@ def _record(reading: str, row: str, metric: str, estimate: Estimate, n_images: i
 def compare(
     evaluations: Mapping[str, Mapping[str, Evaluation]], rows: Sequence[str], table: str, profile: Profile,
     metric: str = "miou", best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    over: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """The chosen rows of every model and data set, in every reading that they have, beside the numbers of a table of
     the paper; tidy.
 
-    Whatever the metric, the threshold is that of the best mIoU. evaluations: by model, then by data set; best_of: as
-    for `summarise`.
+    Whatever the metric, the threshold is that of the best mIoU. evaluations: by model, then by data set; best_of, over:
+    as for `summarise`.
+
+    A row whose method is not defined for a model has no line there.
 
     Raises:
         ValueError: a row was not measured, or "off" is not among them.
@@ -104,14 +109,14 @@ def compare(
             _check_rows(rows, evaluation)
             places = [(reading, row) for reading in readings for row in rows if (reading, row) in evaluation.counts]
             chosen = {place: evaluation.counts[place] for place in places}
-            frame = summarise(chosen, profile.resamples, profile.seed, metric, "best miou", best_of)
-            frame = beside_paper(frame, table, paper_name(model), mirrored(name))
+            frame = summarise(chosen, profile.resamples, profile.seed, metric, "best miou", best_of, over)
+            frame = beside_paper(frame, table, paper_name(model), mirrored(name), over)
             frames.append(frame.assign(model=model, dataset=name))
     return tidy(pd.concat(frames))
 
 
 def _check_rows(rows: Sequence[str], evaluation: Evaluation) -> None:
-    known = {row for _, row in evaluation.counts}
+    known = {row for _, row in (*evaluation.counts, *evaluation.undefined)}
     if set(rows) - known or "off" not in rows:
         raise ValueError(f"rows must be measured and name 'off', got {list(rows)}; measured: {sorted(known)}")
 

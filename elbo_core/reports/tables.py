@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.records import Evaluation
-from elbo_core.experiments.rows import rows_of
+from elbo_core.experiments.rows import calibrated, own_protocol, own_protocols, rows_of
 from elbo_core.experiments.run import evaluate_all
+from elbo_core.methods.baselines import BASELINES
 from elbo_core.paths import FIGURES
 from elbo_core.plots import save_figure
+from elbo_core.reports.baselines import draw_by_model, draw_leads, draw_plug_in, draw_protocols
 from elbo_core.reports.figures import draw_gains, draw_gains_by_metric, draw_gains_by_model, draw_strengths
 from elbo_core.reports.summary import compare, tidy
 
@@ -28,6 +30,7 @@ class Table:
     key: names its files, and the paper's numbers (`data/paper/reported.csv`). title: opens its caption.
     rows: the names of the rows that it shows, in every reading. batches: what is measured together for it
         (`rows.BATCHES`). best_of: see `summarise`.
+    over: the rows that gains are taken over, where not "off" (`summarise`).
     metrics: which it shows. attributes: on the set of Table IV instead of the four others.
     figure: draws it; drawn: the rows that the figure shows. file: the name of its files, `key` by default.
     """
@@ -42,10 +45,16 @@ class Table:
     best_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attributes: bool = False
     file: str = ""
+    over: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.file or self.key
+
+    @property
+    def printed_in(self) -> str:
+        """The table of the paper whose numbers stand beside ours: `key` less what follows a colon."""
+        return self.key.partition(":")[0]
 
     def datasets(self, profile: Profile) -> Sequence[str]:
         return (profile.attributes,) if self.attributes else profile.datasets
@@ -55,6 +64,25 @@ CONSTANTS = tuple(f"constant 1/{k}" for k in range(2, 9))
 STRENGTHS = tuple(f"gamma 1/{k}" for k in range(1, 9))
 PLACES = tuple(f"attention {place}" for place in ("1 small", "10 small", "10 middle", "10 large", "10 random"))
 RANGES = tuple(f"10 {name}" for name in ("small", "middle", "large", "random", "even"))
+NAMES = tuple(BASELINES)
+ALL_BUT_OURS = dict.fromkeys(NAMES, "on")
+TABLE_2 = (
+    Table("table_2", "Table II: mIoU (%); gains of baselines over ELBO-T2IAlign (on)", ("off", "on", *NAMES),
+          ("baselines",), NAMES, draw_leads, over=ALL_BUT_OURS),
+    Table("table_2:models", "Table II for every model: mIoU (%); gains of baselines over ELBO-T2IAlign (on)",
+          ("off", "on", *NAMES), ("baselines",), ("on", *NAMES), draw_by_model, file="table_2_models",
+          over=ALL_BUT_OURS),
+    Table("table_2:plug-in", "The score as a plug-in: mIoU (%); gains over the same method without it",
+          ("off", "on", *NAMES, *map(calibrated, NAMES)), ("baselines",), ("on", *map(calibrated, NAMES)),
+          draw_plug_in, file="table_2_plug_in", over={calibrated(name): name for name in NAMES}),
+    Table("table_2:protocols", "Each method's own protocol: mIoU (%); gains over the paper's protocol",
+          ("off", *NAMES, *(row.name for row in own_protocols())), ("baselines", "own protocols"),
+          tuple(row.name for row in own_protocols()), draw_protocols, file="table_2_protocols",
+          over={own_protocol(name): name for name in NAMES}),
+    Table("table_2:sam", "DiffPNG with the masks of SAM: mIoU (%)", ("off", "DiffPNG", "DiffPNG, SAM"),
+          ("baselines", "baselines with SAM"), ("DiffPNG, SAM",), draw_protocols, file="table_2_sam",
+          over={"DiffPNG, SAM": "DiffPNG"}),
+)  # fmt: skip
 TABLES: dict[str, Table] = {
     table.key: table
     for table in (
@@ -69,10 +97,11 @@ TABLES: dict[str, Table] = {
               file="table_figure_7"),
         Table("table_8", "Table VIII: mIoU (%)", ("off", "on", *CONSTANTS), ("models",),
               ("on", *CONSTANTS[:3], "best constant"), best_of={"best constant": ("off", *CONSTANTS)}),
+        *TABLE_2,
         Table("table_9", "Table IX: mIoU (%)", ("off", *PLACES), ("attention",), PLACES),
     )
 }  # fmt: skip
-"""By key; Table II, Table V and those of our own (estimators, text and code) are made in their notebooks."""
+"""By key, which names a table of the paper and, after a colon, what of it; Table V and those of our own (estimators, text and code) are made in their notebooks."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +134,12 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
         raise ValueError(f"unknown table {key!r}; known: {', '.join(TABLES)}")
     table = TABLES[key]
     evaluations = {model: evaluate_batches(model, table.datasets(profile), table.batches, profile) for model in models}
-    frames = [compare(evaluations, table.rows, key, profile, metric, table.best_of) for metric in table.metrics]
+    frames = [compare(evaluations, table.rows, table.printed_in, profile, metric, table.best_of, table.over)
+              for metric in table.metrics]  # fmt: skip
     frame = pd.concat(frames, ignore_index=True)
-    paths = write_table(frame, table.name, profile.name, caption(table.title, profile))
+    paths = write_table(frame, table.name, profile.name, caption(table.title, profile), notes=undefined(evaluations))
     figure = table.figure(frame, table.drawn)
-    name = key if key.startswith("figure") else f"figure_{key}"
+    name = key if key.startswith("figure") else f"figure_{table.name if ':' in key else key}"
     return Regenerated(table, evaluations, frame, figure, paths + save_figure(figure, FIGURES / profile.name / name))
 
 
@@ -130,9 +160,21 @@ def evaluate_batches(
         name: Evaluation(
             {place: counts for run in runs for place, counts in run[name].counts.items()},
             pd.concat([run[name].scores for run in runs]).drop_duplicates(["reading", "row", "index", "label"]),
+            {place: reason for run in runs for place, reason in run[name].undefined.items()},
         )
         for name in datasets
     }
+
+
+def undefined(evaluations: Mapping[str, Mapping[str, Evaluation]]) -> list[str]:
+    """What has no line in a table, and why: one sentence per model and row."""
+    reasons = {
+        (model, row): reason
+        for model, sets in evaluations.items()
+        for evaluation in sets.values()
+        for (_, row), reason in evaluation.undefined.items()
+    }
+    return [f"{row} is not defined for {model}: {reason}." for (model, row), reason in reasons.items()]
 
 
 def caption(title: str, profile: Profile) -> str:
@@ -156,8 +198,10 @@ def _cell(line: pd.Series) -> str:
     return ours if pd.isna(line.paper) else f"{ours} ({line.paper:{signed}.1f})"
 
 
-def write_table(frame: pd.DataFrame, name: str, profile: str, caption: str, figures: Path = FIGURES) -> list[Path]:
-    """Write `figures/<profile>/<name>.{csv,md,tex}`; equal numbers give equal bytes."""
+def write_table(
+    frame: pd.DataFrame, name: str, profile: str, caption: str, figures: Path = FIGURES, notes: Sequence[str] = ()
+) -> list[Path]:
+    """Write `figures/<profile>/<name>.{csv,md,tex}`; equal numbers give equal bytes. notes: stand below."""
     folder = figures / profile
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "tex")]
@@ -165,7 +209,7 @@ def write_table(frame: pd.DataFrame, name: str, profile: str, caption: str, figu
     blocks = {metric: pivot(frame, metric).reset_index() for metric in frame.metric.unique()}
     frame.to_csv(paths[0], index=False, float_format="%.2f", lineterminator="\n")
     markdown = [f"**{metric}**\n\n{block.to_markdown(index=False)}" for metric, block in blocks.items()]
-    paths[1].write_text(f"{caption}\n\n" + "\n\n".join(markdown) + "\n", encoding="utf-8")
+    paths[1].write_text(f"{caption}\n\n" + "\n\n".join([*markdown, *notes]) + "\n", encoding="utf-8")
     latex = [f"% {metric}\n{block.to_latex(index=False, escape=True)}" for metric, block in blocks.items()]
-    paths[2].write_text(f"% {caption}\n" + "\n".join(latex), encoding="utf-8")
+    paths[2].write_text(f"% {caption}\n" + "\n".join([*latex, *(f"% {note}\n" for note in notes)]), encoding="utf-8")
     return paths

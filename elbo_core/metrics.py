@@ -305,3 +305,13 @@ def pairs(counts: Stack, percent: int) -> pd.DataFrame:
     whole = np.bincount(counts.image, counts.true)[image]
     shares = {"area": area / whole, "iou": 100 * hit / (claimed + area - hit)}
     return pd.DataFrame({"index": image, "label": label} | shares)
+
+
+def mask_ious(mask: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """The IoU in percent [classes] of one mask [H, W] with its truth [H, W], 0 background and k the k-th class, pixels
+    that are `IGNORED` in the truth aside; NaN for a class that is in neither."""
+    kept = truth != IGNORED
+    found, true = mask[kept], truth[kept]
+    both = np.array([((found == k) & (true == k)).sum() for k in range(1, classes + 1)])
+    either = np.array([((found == k) | (true == k)).sum() for k in range(1, classes + 1)])
+    return np.where(either > 0, 100 * both / np.maximum(either, 1), np.nan)

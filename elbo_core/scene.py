@@ -57,6 +57,21 @@ class Scene:
             if count not in (0, len(self.classes)):
                 raise ValueError(f"scene {self.id!r} has {count} {name} for {len(self.classes)} classes")
 
+    @property
+    def truth(self) -> np.ndarray:
+        """The label map in the order of the classes, uint8 [H, W]: k the k-th class, 0 all that is none of them,
+        `IGNORED` where nothing counts.
+
+        Raises:
+            ValueError: the scene has no label map.
+        """
+        if self.label_map is None:
+            raise ValueError(f"scene {self.id!r} has no label map")
+        order = np.zeros(IGNORED + 1, np.uint8)
+        order[list(self.labels)] = np.arange(1, len(self.labels) + 1)
+        order[IGNORED] = IGNORED
+        return order[self.label_map]
+
     @classmethod
     def of(cls, image: ImageLike, classes: Iterable[str], caption: str | None = None) -> Scene:
         """A scene from any picture; its id is a hash of the pixels.

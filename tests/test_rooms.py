@@ -25,6 +25,7 @@ ORDER = [
     {"datasets"},
     {"training"},
     {"experiments"},
+    {"explore"},
     {"reports"},
 ]
 """Rooms and flat modules from the top down; each imports from those above it and from its own room."""

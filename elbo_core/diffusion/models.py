@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -46,7 +49,8 @@ def load(
         return wrap(model.to(*filter(None, (device, dtype))), type(model).__name__)
     folder = _fetch(model)
     try:
-        pipeline = _assemble(folder, dtype or torch.float32)
+        with _no_loading_bars():
+            pipeline = _assemble(folder, dtype or torch.float32)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a damaged file makes the libraries stumble over
@@ -115,6 +119,20 @@ def _check_class(index: dict, name: str) -> None:
     known = [cls.__name__ for cls in FAMILIES]
     if index.get("_class_name") not in known:
         raise UnsupportedModelError(f"{name} is a {index.get('_class_name')}; supported: {', '.join(known)}")
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Loading a model writes no bars of its own: they fill a notebook and tell nothing of the work to come."""
+    logs = [library.utils.logging for library in (diffusers, transformers)]
+    shown = [log for log in logs if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
 
 
 def _assemble(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:

@@ -70,12 +70,13 @@ def paper_number(
 
 
 def beside_paper(
-    frame: pd.DataFrame, table: str, model: str, mirrored: str, over: Mapping[str, str] = MappingProxyType({})
+    frame: pd.DataFrame, table: str, model: str, mirrored: str, leads: Mapping[str, tuple[str, str]] = MappingProxyType({})
 ) -> pd.DataFrame:
     """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`: of the rows that are
-    read as the paper's code reads them, in the reading `released`. over: as for `summarise`."""
+    read as the paper's code reads them, in the reading `released`. leads: as for `summarise`."""
+    rows = [leads.get(row, (row, "off")) for row in frame.row]
     numbers = [
-        paper_number(table, model, row, mirrored, metric, over.get(row, "off"))
-        for row, metric in zip(frame.row, frame.metric, strict=True)
+        paper_number(table, model, row, mirrored, metric, over)
+        for (row, over), metric in zip(rows, frame.metric, strict=True)
     ]
     return frame.assign(paper=np.where(frame.reading == "released", numbers, np.nan))

@@ -20,6 +20,8 @@ from elbo_core.reports.paper import beside_paper
 
 COLUMNS = ["model", "dataset", "reading", "row", "metric", "paper", "ours", "low", "high", "n_images"]
 """Of a tidy table."""
+Lead = tuple[str, str]
+"""A row, and the one that it is compared with."""
 
 
 def agreement(scores: pd.DataFrame, quantity: str, resamples: int, seed: int) -> Estimate:
@@ -52,13 +54,13 @@ def measured(counts: Stack, weights: np.ndarray, metric: str = "miou", policy: s
 
 def summarise(
     counts: Mapping[RowId, Stack], resamples: int, seed: int, metric: str = "miou", policy: str = "oracle",
-    best_of: Mapping[str, Sequence[str]] = MappingProxyType({}), over: Mapping[str, str] = MappingProxyType({}),
+    best_of: Mapping[str, Sequence[str]] = MappingProxyType({}), leads: Mapping[str, Lead] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """A metric of each row under a threshold policy, and its gain over the row "off" of its reading on the same
     resampled images.
 
     best_of: further rows of each reading, each the best of the named ones (`Measured.best`).
-    over: by row, the row of its reading that its gain is taken over, where that is not "off".
+    leads: further gains of each reading that has both, each that of a row over another one instead of over "off".
     Columns: reading, row, metric (its name, and with "_gain" behind), ours, low, high, n_images.
     """
     n_images = next(iter(counts.values())).n_images
@@ -69,9 +71,14 @@ def summarise(
             rows[reading, name] = Measured.best([rows[reading, candidate] for candidate in candidates])
     records = []
     for (reading, name), row in rows.items():
-        base = over.get(name, "off")
-        numbers = {metric: row} if name == base else {metric: row, f"{metric}_gain": row - rows[reading, base]}
+        numbers = {metric: row} if name == "off" else {metric: row, f"{metric}_gain": row - rows[reading, "off"]}
         records += [_record(reading, name, called, number.estimate, n_images) for called, number in numbers.items()]
+    for reading in dict.fromkeys(reading for reading, _ in counts):
+        for name, (row, other) in leads.items():
+            if not {(reading, row), (reading, other)} <= set(rows):
+                continue
+            lead = rows[reading, row] - rows[reading, other]
+            records.append(_record(reading, name, f"{metric}_gain", lead.estimate, n_images))
     return pd.DataFrame(records).sort_values("reading", key=_order_of(counts), kind="stable", ignore_index=True)
 
 
@@ -89,15 +96,13 @@ def _record(reading: str, row: str, metric: str, estimate: Estimate, n_images: i
 def compare(
     evaluations: Mapping[str, Mapping[str, Evaluation]], rows: Sequence[str], table: str, profile: Profile,
     metric: str = "miou", best_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    over: Mapping[str, str] = MappingProxyType({}),
+    leads: Mapping[str, Lead] = MappingProxyType({}),
 ) -> pd.DataFrame:  # fmt: skip
     """The chosen rows of every model and data set, in every reading that they have, beside the numbers of a table of
     the paper; tidy.
 
-    Whatever the metric, the threshold is that of the best mIoU. evaluations: by model, then by data set; best_of, over:
-    as for `summarise`.
-
-    A row whose method is not defined for a model has no line there.
+    Whatever the metric, the threshold is that of the best mIoU. evaluations: by model, then by data set. best_of,
+    leads: as for `summarise`. A row whose method is not defined for a model has no line there.
 
     Raises:
         ValueError: a row was not measured, or "off" is not among them.
@@ -109,8 +114,8 @@ def compare(
             _check_rows(rows, evaluation)
             places = [(reading, row) for reading in readings for row in rows if (reading, row) in evaluation.counts]
             chosen = {place: evaluation.counts[place] for place in places}
-            frame = summarise(chosen, profile.resamples, profile.seed, metric, "best miou", best_of, over)
-            frame = beside_paper(frame, table, paper_name(model), mirrored(name), over)
+            frame = summarise(chosen, profile.resamples, profile.seed, metric, "best miou", best_of, leads)
+            frame = beside_paper(frame, table, paper_name(model), mirrored(name), leads)
             frames.append(frame.assign(model=model, dataset=name))
     return tidy(pd.concat(frames))
 

@@ -18,7 +18,7 @@ from elbo_core.paths import FIGURES
 from elbo_core.plots import save_figure
 from elbo_core.reports.baselines import draw_by_model, draw_leads, draw_plug_in, draw_protocols
 from elbo_core.reports.figures import draw_gains, draw_gains_by_metric, draw_gains_by_model, draw_strengths
-from elbo_core.reports.summary import compare, tidy
+from elbo_core.reports.summary import Lead, compare, tidy
 
 Draw = Callable[[pd.DataFrame, Sequence[str]], Figure]
 
@@ -30,7 +30,7 @@ class Table:
     key: names its files, and the paper's numbers (`data/paper/reported.csv`). title: opens its caption.
     rows: the names of the rows that it shows, in every reading. batches: what is measured together for it
         (`rows.BATCHES`). best_of: see `summarise`.
-    over: the rows that gains are taken over, where not "off" (`summarise`).
+    leads: see `summarise`.
     metrics: which it shows. attributes: on the set of Table IV instead of the four others.
     figure: draws it; drawn: the rows that the figure shows. file: the name of its files, `key` by default.
     """
@@ -43,18 +43,18 @@ class Table:
     figure: Draw = draw_gains
     metrics: tuple[str, ...] = ("miou",)
     best_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    leads: Mapping[str, Lead] = field(default_factory=dict)
     attributes: bool = False
     file: str = ""
-    over: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.file or self.key
 
     @property
     def printed_in(self) -> str:
         """The table of the paper whose numbers stand beside ours: `key` less what follows a colon."""
         return self.key.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return self.file or self.key
 
     def datasets(self, profile: Profile) -> Sequence[str]:
         return (profile.attributes,) if self.attributes else profile.datasets
@@ -65,23 +65,27 @@ STRENGTHS = tuple(f"gamma 1/{k}" for k in range(1, 9))
 PLACES = tuple(f"attention {place}" for place in ("1 small", "10 small", "10 middle", "10 large", "10 random"))
 RANGES = tuple(f"10 {name}" for name in ("small", "middle", "large", "random", "even"))
 NAMES = tuple(BASELINES)
-ALL_BUT_OURS = dict.fromkeys(NAMES, "on")
+AGAINST = {f"{name} against ELBO-T2IAlign": (name, "on") for name in NAMES}
+BY_CALIBRATION = {f"{name} by calibration": (calibrated(name), name) for name in NAMES}
+BY_PROTOCOL = {
+    f"{name} by its own protocol": (own_protocol(name), name)
+    for name in NAMES
+    if own_protocol(name) in {row.name for row in own_protocols()}
+}
 TABLE_2 = (
-    Table("table_2", "Table II: mIoU (%); gains of baselines over ELBO-T2IAlign (on)", ("off", "on", *NAMES),
-          ("baselines",), NAMES, draw_leads, over=ALL_BUT_OURS),
-    Table("table_2:models", "Table II for every model: mIoU (%); gains of baselines over ELBO-T2IAlign (on)",
-          ("off", "on", *NAMES), ("baselines",), ("on", *NAMES), draw_by_model, file="table_2_models",
-          over=ALL_BUT_OURS),
-    Table("table_2:plug-in", "The score as a plug-in: mIoU (%); gains over the same method without it",
-          ("off", "on", *NAMES, *map(calibrated, NAMES)), ("baselines",), ("on", *map(calibrated, NAMES)),
-          draw_plug_in, file="table_2_plug_in", over={calibrated(name): name for name in NAMES}),
-    Table("table_2:protocols", "Each method's own protocol: mIoU (%); gains over the paper's protocol",
-          ("off", *NAMES, *(row.name for row in own_protocols())), ("baselines", "own protocols"),
-          tuple(row.name for row in own_protocols()), draw_protocols, file="table_2_protocols",
-          over={own_protocol(name): name for name in NAMES}),
+    Table("table_2", "Table II: mIoU (%)", ("off", "on", *NAMES), ("baselines",), tuple(AGAINST), draw_leads,
+          leads=AGAINST),
+    Table("table_2:models", "Table II for every model: mIoU (%)", ("off", "on", *NAMES), ("baselines",),
+          ("off", "on", *NAMES), draw_by_model, file="table_2_models", leads=AGAINST),
+    Table("table_2:plug-in", "The score plugged into each method: mIoU (%)",
+          ("off", "on", *NAMES, *map(calibrated, NAMES)), ("baselines",), ("on", *BY_CALIBRATION), draw_plug_in,
+          file="table_2_plug_in", leads=BY_CALIBRATION),
+    Table("table_2:protocols", "Each method under its own protocol: mIoU (%)",
+          ("off", *NAMES, *(row.name for row in own_protocols())), ("baselines", "own protocols"), tuple(BY_PROTOCOL),
+          draw_protocols, file="table_2_protocols", leads=BY_PROTOCOL),
     Table("table_2:sam", "DiffPNG with the masks of SAM: mIoU (%)", ("off", "DiffPNG", "DiffPNG, SAM"),
-          ("baselines", "baselines with SAM"), ("DiffPNG, SAM",), draw_protocols, file="table_2_sam",
-          over={"DiffPNG, SAM": "DiffPNG"}),
+          ("baselines", "baselines with SAM"), ("DiffPNG by SAM",), draw_protocols, file="table_2_sam",
+          leads={"DiffPNG by SAM": ("DiffPNG, SAM", "DiffPNG")}),
 )  # fmt: skip
 TABLES: dict[str, Table] = {
     table.key: table
@@ -96,7 +100,8 @@ TABLES: dict[str, Table] = {
         Table("figure_7", "Figure 7: mIoU (%)", ("off", *STRENGTHS), ("ablations",), STRENGTHS, draw_strengths,
               file="table_figure_7"),
         Table("table_8", "Table VIII: mIoU (%)", ("off", "on", *CONSTANTS), ("models",),
-              ("on", *CONSTANTS[:3], "best constant"), best_of={"best constant": ("off", *CONSTANTS)}),
+              ("on over best constant",), draw_gains_by_model, best_of={"best constant": ("off", *CONSTANTS)},
+              leads={"on over best constant": ("on", "best constant")}),
         *TABLE_2,
         Table("table_9", "Table IX: mIoU (%)", ("off", *PLACES), ("attention",), PLACES),
     )
@@ -134,12 +139,13 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
         raise ValueError(f"unknown table {key!r}; known: {', '.join(TABLES)}")
     table = TABLES[key]
     evaluations = {model: evaluate_batches(model, table.datasets(profile), table.batches, profile) for model in models}
-    frames = [compare(evaluations, table.rows, table.printed_in, profile, metric, table.best_of, table.over)
-              for metric in table.metrics]  # fmt: skip
+    frames = [
+        compare(evaluations, table.rows, table.printed_in, profile, metric, table.best_of, table.leads) for metric in table.metrics
+    ]
     frame = pd.concat(frames, ignore_index=True)
     paths = write_table(frame, table.name, profile.name, caption(table.title, profile), notes=undefined(evaluations))
     figure = table.figure(frame, table.drawn)
-    name = key if key.startswith("figure") else f"figure_{table.name if ':' in key else key}"
+    name = key if key.startswith("figure") else f"figure_{table.name}"
     return Regenerated(table, evaluations, frame, figure, paths + save_figure(figure, FIGURES / profile.name / name))
 
 

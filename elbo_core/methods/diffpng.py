@@ -102,10 +102,10 @@ def token_weights(caption: CaptionAttention, columns: Sequence[Sequence[int]]) -
 
 def fitted(spread: Tensor, masks: Tensor) -> Tensor:
     """P [H, W] fitted to candidate masks, bool [P, H, W]; highest value 1."""
-    wanted = spread > ALPHA
-    area, shared = masks.sum(dim=(1, 2)), (masks & wanted).sum(dim=(1, 2))
-    selected = masks[(shared > TAU * area) | (shared > TAU * wanted.sum())]
+    wanted, candidates = (spread > ALPHA).to(spread), masks.flatten(1).to(spread)
+    area, shared = candidates.sum(dim=1), candidates @ wanted.flatten()
+    selected = candidates[(area > 0) & ((shared > TAU * area) | (shared > TAU * wanted.sum()))]
     if not len(selected):
         return to_maximum(spread * wanted)
-    means = (selected * spread).sum(dim=(1, 2)) / selected.sum(dim=(1, 2))
-    return to_maximum((selected * means[:, None, None]).amax(dim=0))
+    means = selected @ spread.flatten() / selected.sum(dim=1)
+    return to_maximum((selected * means[:, None]).amax(dim=0).unflatten(0, spread.shape))

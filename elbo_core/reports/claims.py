@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
 class Claim:
     """id: a short name; where: its place in the paper; claim: what it says; test: how we test it, empty if we cannot.
 
-    test: `rows: [a, b, ...]`, mIoU of a over the best of the others; or `groups: quantity`, IoU of the (image, class)
+    test: `rows: [a, b, ...]`, mIoU of a over the best of the others (`but`: less these, by data set); or `groups: quantity`, IoU of the (image, class)
         pairs with more of a quantity over those with less, calibration off.
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
         `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
@@ -152,6 +152,8 @@ class Ledger:
         if not claim.test or not names or any(set(names) - set(self.evaluations[model]) for model in models):
             return UNKNOWN
         if "rows" in claim.test:
+            if not all(self._measured(model, name, claim.test) for model in models for name in names):
+                return UNKNOWN
             return _together(claim, self._rows, models, names).estimate
         known = all(self._known(model, name, claim.test).shape[0] for model in models for name in names)
         return _together(claim, self._groups, models, names).estimate if known else UNKNOWN
@@ -178,7 +180,7 @@ class Ledger:
         return self.profile.datasets
 
     def _paper(self, model: str, name: str, test: Mapping) -> Measured:
-        better, *others = test["rows"]
+        better, *others = _compared(test, name)
         of = functools.partial(paper_number, test["table"], paper_name(model), dataset=mirrored(name))
         effect = of(row=better) - max(of(row=other) for other in others)
         return Measured(effect, np.array([effect]))
@@ -202,8 +204,12 @@ class Ledger:
 
     def _rows(self, model: str, name: str, test: Mapping) -> Measured:
         counts, weights = self.evaluations[model][name].counts, self._weights(name)
-        better, *others = [measured(counts[self.reading, row], weights) for row in test["rows"]]
+        better, *others = [measured(counts[self.reading, row], weights) for row in _compared(test, name)]
         return better - Measured.best(others)
+
+    def _measured(self, model: str, name: str, test: Mapping) -> bool:
+        """Whether the rows of a claim have numbers in this reading: some have one reading only."""
+        return all((self.reading, row) in self.evaluations[model][name].counts for row in _compared(test, name))
 
     def _groups(self, model: str, name: str, test: Mapping) -> Measured:
         known, weights = self._known(model, name, test), self._weights(name)
@@ -218,6 +224,12 @@ class Ledger:
         known = ious.merge(evaluation.scores_of("off", self.reading), on=["index", "label"])
         known["fewness"] = -known.groupby("index").label.transform("size")
         return known.dropna(subset=test["groups"])
+
+
+def _compared(test: Mapping, dataset: str) -> list[str]:
+    """The rows that a claim compares on a data set, ours or the paper's: the first with the others."""
+    left_out = test.get("but", {}).get(mirrored(dataset), [])
+    return [row for row in test["rows"] if row not in left_out]
 
 
 def _together(

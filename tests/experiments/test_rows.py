@@ -7,12 +7,22 @@ import pytest
 
 from elbo_core import Plan, Recipe
 from elbo_core.experiments.keys import key_text
-from elbo_core.experiments.rows import BATCHES, DIFFERENCES, READINGS, Row, evaluations, plan_of, rows_of
+from elbo_core.experiments.rows import (
+    BATCHES,
+    DIFFERENCES,
+    READINGS,
+    Row,
+    calibrated,
+    evaluations,
+    plan_of,
+    rows_of,
+)
 from elbo_core.heatmaps import Heatmaps
 from elbo_core.methods.align import ElboScore
+from elbo_core.methods.baselines import BASELINES
 from elbo_core.methods.evidence import Evidence
 from elbo_core.methods.method import Method
-from elbo_core.methods.plan import Ask
+from elbo_core.methods.plan import CAPTION, CLEAN, Ask
 from elbo_core.methods.timesteps import Timesteps
 
 
@@ -21,7 +31,7 @@ def test_names_and_definitions_are_unambiguous(batch):
     rows = rows_of(batch)
     assert len({row.id for row in rows}) == len(rows)
     assert {row.reading for row in rows} <= set(READINGS)
-    assert plan_of(rows).losses, "they can be measured in one run"
+    assert plan_of(rows).evaluations(classes=2), "they can be measured in one run"
 
 
 def test_the_key_is_all_but_name_and_reading():
@@ -36,9 +46,14 @@ def test_the_key_is_all_but_name_and_reading():
         replace(row, plan=Plan.of(elbo_template="{}")),
         replace(row, plan=Plan(seed=1)),
         replace(row, plan=Plan(error_maps=(Ask("{}", (1,)),))),
+        replace(row, plan=Plan(attention=(Ask(CAPTION, (20,), CLEAN),))),
+        replace(row, plan=Plan(attention=(Ask(CAPTION, (20,), emphasis=1.21),))),
+        replace(row, plan=Plan(proposals=("sam",))),
+        replace(row, plan=Plan(token_features=True)),
     ]
-    assert len({row.key, *(other.key for other in others)}) == 9
-    assert "error_maps" not in row.key, "what was measured before keeps its key"
+    assert len({row.key, *(other.key for other in others)}) == 13
+    later = ("error_maps", "latents", "emphasis", "proposals", "token_features")
+    assert not any(name in row.key for name in later), "what was measured before keeps its key"
     assert replace(row, plan=Plan(batch_size=1)).key == row.key, "no number depends on it"
 
 
@@ -171,3 +186,23 @@ def test_every_choice_of_evidence_is_another_row():
     rows = rows_of("evidence choices")
     assert len({row.definition for row in rows}) == len(rows)
     assert {row.id: row for row in rows}["released", "default"].method == Evidence()
+
+
+def test_baselines_share_the_observation_of_algorithm_1():
+    rows = rows_of("baselines")
+    calibration = {row.id: row for row in rows_of("models")}
+    assert all(row == calibration[row.id] for row in rows if row.name in ("off", "on"))
+    together, one_by_one = evaluations(rows, classes=4)
+    assert together == 4 * 20 + 10, "what Algorithm 1 asks, and nothing else"
+    assert one_by_one > 8 * together
+    plain = [row for row in rows if row.name in BASELINES]
+    assert [row.name for row in plain] == list(BASELINES)
+    assert all(row.plan.evaluations(classes=4) == 10 for row in plain)
+    assert {calibrated(name) for name in BASELINES} < {row.name for row in rows}
+
+
+def test_own_protocols_are_rows_of_their_own():
+    own, common = rows_of("own protocols"), {row.name: row for row in rows_of("baselines")}
+    assert len(own) == 5
+    for row in own:
+        assert row.definition != common[row.name.removesuffix(", own protocol")].definition

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elbo_core import Plan
-from elbo_core.methods.plan import CAPTION, EMPTY, WITHOUT_EACH, Ask
+from elbo_core.methods.plan import CAPTION, CLEAN, EMPTY, INVERTED, WITHOUT_EACH, Ask
 
 
 @pytest.mark.parametrize(("timesteps", "message"), [
@@ -64,7 +64,12 @@ def test_good_wordings(texts):
     (lambda: Plan((), ()), "at least one question"),
     (lambda: Plan.of((), ()), "at least one question"),
     (lambda: Plan((), (Ask(WITHOUT_EACH, (1,)),)), "'the caption without each class' does not name the classes"),
-    (lambda: Plan((), (Ask(EMPTY, (1,)),)), "'the empty caption' does not name the classes"),
+    (lambda: Plan(losses=(Ask(EMPTY, (1,), CLEAN),)), "is for attention only"),
+    (lambda: Plan(error_maps=(Ask(EMPTY, (1,), emphasis=1.21),)), "is for attention only"),
+    (lambda: Ask(CAPTION, (1,), "cleaned"), "unknown latents 'cleaned'; known: noised, clean, inverted"),
+    (lambda: Ask(CAPTION, (20,), INVERTED), "inverted latents exist at"),
+    (lambda: Ask(CAPTION, (1,), emphasis=0), "an emphasis of 0 would leave nothing"),
+    (lambda: Ask(CAPTION, (1,), emphasis="strong"), "emphasis must be a number"),
     (lambda: Plan(error_maps=(Ask("{}", (1,)), Ask("{}", (2,)))), "asks each wording once"),
     (lambda: Plan(batch_size=0), "batch_size must be at least 1, got 0"),
     (lambda: Plan(batch_size=2.0), "batch_size must be a whole number, got 2.0"),

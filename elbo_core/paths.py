@@ -14,7 +14,10 @@ MODELS = DATA / "models"
 FIGURES = ROOT / (os.environ.get("ELBO_FIGURES") or "build/figures")
 """Where tables and figures are written: make says the committed `figures/`; a notebook that somebody steps through
 changes no committed file."""
-RUNS = DATA / "runs"
+RUNS = Path(os.environ["ELBO_RUNS"]).resolve() if os.environ.get("ELBO_RUNS") else DATA / "runs"
+"""What is measured on this machine."""
+MEASURED = None if os.environ.get("ELBO_RUNS") else DATA / "measured"
+"""What was measured before and is shipped with the project; a run store elsewhere (`ELBO_RUNS`) starts from nothing."""
 CACHE = ROOT / "build" / "cache"
 """What can be made anew at any time; `make clean` removes it."""
 

@@ -24,25 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from papermill import inspect_notebook
-from tabulate import tabulate
 
 from elbo_core.datasets import is_there, open_dataset
-from elbo_core.datasets.__main__ import advice
 from elbo_core.datasets.folders import default_root
 from elbo_core.datasets.toy import TOY_SETS
 from elbo_core.diffusion.fingerprint import pipeline_fingerprint
-from elbo_core.diffusion.models import check, load
 from elbo_core.errors import ModelAccessError, UnsupportedModelError
 from elbo_core.experiments.profiles import PROFILES, Profile, get_profile
 from elbo_core.experiments.rows import evaluations, rows_of
-from elbo_core.experiments.run import measure, open_store, raise_first
+from elbo_core.experiments.run import Segmentation, measure, open_store, raise_first
+from elbo_core.experiments.work import loaded
 from elbo_core.paths import ROOT
 
 Parameters = dict[str, Any]
 USES: dict[str, dict[str, tuple[str, ...]]] = {
-    "15_table_estimators": {"model": ("estimators",)},
-    "30_table3_models": {"models": ("models",)},
+    "15_table_estimators": {"model": ("estimators",), "model on dev": ("estimators",)},
+    "30_table3_models": {"models": ("off and on",)},
     "40_table4_attributes": {"attributes": ("models", "phrases")},
     "60_table6_timesteps": {"models": ("models",)},
     "70_table7_strategies": {"model": ("ablations",)},
@@ -50,19 +47,10 @@ USES: dict[str, dict[str, tuple[str, ...]]] = {
     "80_table8_constant_score": {"models": ("models",)},
     "90_table9_attention_timesteps": {"models": ("attention",)},
     "95_text_vs_code": {"model": ("ablations", "text")},
-    "98_claims": {"model": ("ablations", "estimators"), "models": ("models",)},
+    "98_claims": {"model": ("ablations", "estimators"), "models": ("models", "off and on")},
 }
-"""By notebook, the batches of rows (`rows.BATCHES`) that it measures: with its `model`, with each of its `models`,
-and with each of those on the set of Table IV."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A batch of rows on a data set with a model: what is measured at once and stored."""
-
-    model: str
-    dataset: str
-    batch: str
+"""By notebook, the batches of rows (`rows.BATCHES`) that it measures: with its `model`, with that on the development
+split, with each of its `models`, and with each of those on the set of Table IV."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +74,12 @@ def parameters(profile: Profile) -> dict[str, Parameters]:
 @functools.cache
 def _defaults(notebook: str) -> Parameters:
     """What the parameters cell of a notebook says."""
-    found = inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    assigned = [line for line in ast.parse("\n".join(tagged)).body if isinstance(line, ast.Assign)]
+    return {
+        line.targets[0].id: ast.literal_eval(line.value) for line in assigned if isinstance(line.targets[0], ast.Name)
+    }
 
 
 def asked(profile: Profile) -> dict[str, Parameters]:
@@ -114,6 +106,8 @@ def _without(own: Parameters, missing: Mapping[str, str]) -> Parameters | None:
 
 def missing_models(profile: Profile) -> dict[str, str]:
     """Why a model that the profile's notebooks name cannot be loaded, by model."""
+    from elbo_core.diffusion.models import check  # diffusers takes seconds to import
+
     reasons = {}
     for model in models_of(profile):
         try:
@@ -129,27 +123,33 @@ def models_of(profile: Profile) -> list[str]:
     return list(dict.fromkeys(name for names in named for name in names if name))
 
 
-def runs(profile: Profile) -> list[Run]:
+def works(profile: Profile) -> list[Segmentation]:
     """What the notebooks will measure, each once however many of them ask for it."""
     wanted = []
     for name, own in parameters(profile).items():
         uses, models = USES.get(name, {}), own.get("models", [])
-        pairs = [(own["model"], batch) for batch in uses.get("model", ())]
-        pairs += itertools.product(models, uses.get("models", ()))
-        wanted += [Run(model, dataset, batch) for model, batch in pairs for dataset in profile.datasets]
+        test = [(own["model"], batch) for batch in uses.get("model", ())]
+        test += itertools.product(models, uses.get("models", ()))
+        dev = [(own["model"], batch) for batch in uses.get("model on dev", ())]
+        for split, pairs in (("test", test), ("dev", dev)):
+            wanted += [_work(model, name, batch, profile, split) for model, batch in pairs for name in profile.datasets]
         described = itertools.product(models, uses.get("attributes", ()))
-        wanted += [Run(model, profile.attributes, batch) for model, batch in described]
+        wanted += [_work(model, profile.attributes, batch, profile) for model, batch in described]
     return list(dict.fromkeys(wanted))
 
 
-def probe(run: Run, profile: Profile, images: int) -> Cost:
-    """What a run costs, from measuring its first `images` images in a store that is thrown away."""
-    denoiser, rows = _loaded(run.model), rows_of(run.batch)
+def _work(model: str, dataset: str, batch: str, profile: Profile, split: str = "test") -> Segmentation:
+    return Segmentation(model, dataset, batch, profile.images_of(batch), split)
+
+
+def probe(work: Segmentation, images: int) -> Cost:
+    """What a work costs, from measuring its first `images` images in a store that is thrown away."""
+    denoiser, rows = loaded(work.model), rows_of(work.batch)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    dataset = open_dataset(run.dataset, "test", profile.images)
+    dataset = open_dataset(work.dataset, work.split, work.images)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(run.model, pipeline_fingerprint(denoiser.pipeline), dataset, Path(folder))
+        store = open_store(work.model, pipeline_fingerprint(denoiser.pipeline), dataset, Path(folder))
         some = range(min(images, len(dataset)))
         started = time.perf_counter()
         raise_first(measure(denoiser, dataset, rows, store, some), dataset)
@@ -158,10 +158,6 @@ def probe(run: Run, profile: Profile, images: int) -> Cost:
     asks = sum(evaluations(rows, len(dataset.read(index).classes))[0] for index in some)
     share = len(dataset) / len(some)
     return Cost(len(dataset), round(asks * share), seconds * share, stored * share, _peak())
-
-
-_loaded = functools.lru_cache(maxsize=1)(load)
-"""One model at a time, however many of its runs are probed."""
 
 
 def _peak() -> int:
@@ -193,6 +189,8 @@ def _text(own: Parameters, profile: Profile) -> str:
 
 def what_is_missing(profile: Profile) -> str:
     """What is left out and how to get it."""
+    from elbo_core.datasets.__main__ import advice
+
     there = parameters(profile)
     lost = [name for name in profile.notebooks if name not in there]
     lines = [f"profile {profile.name}: {len(there)} of {len(profile.notebooks)} notebooks, {profile.extent}"]
@@ -205,11 +203,13 @@ def what_is_missing(profile: Profile) -> str:
 
 
 def estimate(profile: Profile, images: int) -> str:
-    """The costs of all runs as a table."""
-    costs = {run: probe(run, profile, images) for run in sorted(runs(profile), key=lambda run: run.model)}
+    """The costs of all works as a table."""
+    from tabulate import tabulate
+
+    costs = {work: probe(work, images) for work in sorted(works(profile), key=lambda work: work.model)}
     lines = [
-        [run.model, run.dataset, run.batch, cost.images, cost.evaluations, _hours(cost.seconds),
-         f"{cost.stored / 2**20:.1f} MB", f"{cost.peak / 2**30:.1f} GB"] for run, cost in costs.items()
+        [work.model, work.dataset, work.batch, cost.images, cost.evaluations, _hours(cost.seconds),
+         f"{cost.stored / 2**20:.1f} MB", f"{cost.peak / 2**30:.1f} GB"] for work, cost in costs.items()
     ]  # fmt: skip
     total = [
         sum(getattr(cost, part) for cost in costs.values()) for part in ("images", "evaluations", "seconds", "stored")
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(what_is_missing(profile))
     if options.write:
         write(profile, options.write)
-    if options.probe and runs(profile):
+    if options.probe and works(profile):
         print(estimate(profile, options.probe))
     return 0 if parameters(profile) else 1
 

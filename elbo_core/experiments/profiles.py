@@ -15,10 +15,12 @@ from elbo_core.paths import DATA
 
 @dataclass(frozen=True)
 class Profile:
-    """images: scenes per data set, None for all; resamples: of each bootstrap; seed: of noise and bootstrap.
+    """images: scenes per data set, None for all; more_images: another number of them for some batches of rows, by name.
+    resamples: of each bootstrap; seed: of noise and bootstrap.
 
     datasets: those of the segmentation tables, in the paper's order. attributes: the set of Table IV.
-    split: of the scenes that are only looked at; looked_at: how many of each set.
+    split: of the scenes that are only looked at; looked_at: how many of each set; redrawn: of how many of each the
+    losses are measured under other noise, too.
     notebooks: by name, those that belong to the profile, with the parameters that differ from their own.
     """
 
@@ -30,12 +32,29 @@ class Profile:
     attributes: str = "toy-aep"
     split: str = "dev"
     looked_at: int = 2
+    redrawn: int = 2
     notebooks: Mapping[str, Mapping] = field(default_factory=dict)
+    more_images: Mapping[str, int] = field(default_factory=dict)
+
+    def images_of(self, batch: str) -> int | None:
+        """How many scenes of each set a batch of rows (`rows.BATCHES`) is measured on."""
+        return self.more_images.get(batch, self.images)
+
+    @property
+    def as_committed(self) -> bool:
+        """Whether it is as its file says, so that the committed numbers are those of its notebooks."""
+        return self.images == PROFILES[self.name].images and len(self.datasets) == len(PROFILES[self.name].datasets)
 
     @property
     def extent(self) -> str:
         """For captions."""
-        return "all images" if self.images is None else f"{self.images} images a set"
+        return self.extent_of()
+
+    def extent_of(self, *batches: str) -> str:
+        """How many scenes of each set have all of some batches of rows, for captions."""
+        counts = [self.images_of(batch) for batch in batches] or [self.images]
+        known = [count for count in counts if count is not None]
+        return f"{min(known)} images a set" if known else "all images"
 
 
 def read_profiles(folder: Path = DATA / "profiles") -> dict[str, Profile]:
@@ -63,7 +82,8 @@ def get_profile(name: str) -> Profile:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     profile = PROFILES[name]
     images = _whole_number(os.environ.get("ELBO_IMAGES", ""), profile.images)
-    return replace(profile, images=images, datasets=tuple(filter(is_there, profile.datasets)))
+    more = profile.more_images if images == profile.images else {}
+    return replace(profile, images=images, more_images=more, datasets=tuple(filter(is_there, profile.datasets)))
 
 
 def _whole_number(text: str, default: int | None) -> int | None:

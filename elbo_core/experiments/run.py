@@ -14,14 +14,10 @@ import argparse
 import functools
 import logging
 import math
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,9 +27,11 @@ from elbo_core.datasets import Dataset, open_dataset
 from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.diffusion.fingerprint import model_fingerprint, pipeline_fingerprint
 from elbo_core.errors import MeasurementError, ModelAccessError, StoreError
+from elbo_core.experiments.pool import measure_here
 from elbo_core.experiments.records import COLUMNS, Evaluation, read_evaluation, to_records, undefined_record
 from elbo_core.experiments.rows import BATCHES, Row, plan_of, rows_of
 from elbo_core.experiments.store import Store
+from elbo_core.experiments.work import loaded
 from elbo_core.heatmaps import Heatmaps
 from elbo_core.methods.method import Method
 from elbo_core.methods.observe import Observation, observe
@@ -43,8 +41,8 @@ from elbo_core.paths import RUNS
 from elbo_core.scene import Scene
 
 log = logging.getLogger(__name__)
-WORTH_PROCESSES = 8
-"""From so many images a core on, processes of their own are worth their start of a few seconds."""
+LATENT_PIXELS = 2**17
+"""So many of a batch together keep a GPU busy."""
 
 
 def evaluate(denoiser: Denoiser, dataset: Dataset, rows: Sequence[Row], root: Path = RUNS) -> Evaluation:
@@ -62,40 +60,59 @@ def evaluate(denoiser: Denoiser, dataset: Dataset, rows: Sequence[Row], root: Pa
     return read_evaluation(store, rows, dataset)
 
 
+@dataclass(frozen=True)
+class Segmentation:
+    """A batch of rows on the first `images` images of a data set (None for all), measured with a model: a `Work`."""
+
+    model: str
+    dataset: str
+    batch: str
+    images: int | None
+    split: str = "test"
+
+    def store(self, root: Path = RUNS) -> Store:
+        return open_store(self.model, fingerprint(self.model), self.opened, root)
+
+    def contents(self) -> Sequence[str]:
+        return self.opened.contents
+
+    def methods(self) -> Sequence[str]:
+        return list(dict.fromkeys(row.definition for row in rows_of(self.batch)))
+
+    def measure(self, store: Store, indices: Sequence[int]) -> None:
+        raise_first(measure(loaded(self.model), self.opened, rows_of(self.batch), store, indices), self.opened)
+
+    @property
+    def opened(self) -> Dataset:
+        return opened(self.dataset, self.split, self.images)
+
+
+@functools.lru_cache(maxsize=64)
+def opened(name: str, split: str, images: int | None) -> Dataset:
+    """A data set whose items are hashed once a process."""
+    return open_dataset(name, split, images)
+
+
 def evaluate_all(
     model: str, datasets: Sequence[str], batch: str, images: int | None, split: str = "test", root: Path = RUNS
 ) -> dict[str, Evaluation]:
     """`evaluate` a batch of rows on the first `images` images of several data sets, None for all.
 
     The model is loaded only if something is missing. On a CPU, much work is shared out among processes of one thread
-    each, one per core: on two cores that is half as fast again as one process with two threads. What such a process
-    leaves undone is done here.
+    each (`pool.measure_here`).
     """
-    rows, weights = rows_of(batch), _fingerprint(model)
-    opened = {name: open_dataset(name, split, images) for name in datasets}
-    stores = {name: open_store(model, weights, dataset, root) for name, dataset in opened.items()}
-    if work := _unfinished(opened, stores, rows):
-        options = ["--batch", batch, "--split", split, "--images", str(images or "all"), "--store", str(root)]
-        _share_out(sum(work.values()), ["--model", model, *options, "--device", "cpu", "--dataset", *datasets])
-    if left := _unfinished(opened, stores, rows):
-        denoiser = _load(model)
-        for name in left:
-            raise_first(measure(denoiser, opened[name], rows, stores[name], range(len(opened[name]))), opened[name])
-    return {name: read_evaluation(stores[name], rows, dataset) for name, dataset in opened.items()}
+    works = {name: Segmentation(model, name, batch, images, split) for name in datasets}
+    measure_here(list(works.values()), root)
+    rows = rows_of(batch)
+    return {name: read_evaluation(work.store(root), rows, work.opened) for name, work in works.items()}
 
 
-def _unfinished(opened: Mapping[str, Dataset], stores: Mapping[str, Store], rows: Sequence[Row]) -> dict[str, int]:
-    """How many images of each data set lack a row; finished sets are absent."""
-    lacking = {name: len(missing_rows(stores[name], rows, data, range(len(data)))) for name, data in opened.items()}
-    return {name: count for name, count in lacking.items() if count}
-
-
-def _fingerprint(model: str) -> str:
+def fingerprint(model: str) -> str:
     """Of its files; a model that is not on this machine is loaded first, which downloads it or says what to do."""
     try:
         return model_fingerprint(model)
     except ModelAccessError:
-        _load(model)
+        loaded(model)
         return model_fingerprint(model)
 
 
@@ -103,34 +120,6 @@ def _load(model: str, device: str | None = None) -> Denoiser:
     from elbo_core.diffusion.models import load  # diffusers takes seconds to import: not where results are only read
 
     return load(model, device)
-
-
-def _share_out(work: int, options: Sequence[str]) -> None:
-    """Measure with one process of one thread per core, where that is worth it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if torch.cuda.is_available() or cores < 2 or work < WORTH_PROCESSES * cores:
-        return
-    command = [sys.executable, "-m", "elbo_core.experiments.run", "--leashed", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with ExitStack() as shards:
-        started = []
-        for k in range(cores):
-            shard = subprocess.Popen([*command, "--shard", f"{k}/{cores}"], env=environment, stdin=subprocess.PIPE)
-            shards.callback(shard.kill)  # whatever ends this process: an error, Ctrl-C
-            started.append(shard)
-        for k, shard in enumerate(started):
-            if shard.wait():
-                log.warning("process %d of %d ended with status %d", k, cores, shard.returncode)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends, even if that was killed: then the pipe from it breaks."""
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def open_store(model: str, weights: str, dataset: Dataset, root: Path = RUNS) -> Store:
@@ -149,7 +138,8 @@ class Failure:
 
 def missing_rows(store: Store, rows: Iterable[Row], dataset: Dataset, indices: Iterable[int]) -> dict[int, list[Row]]:
     """By image, the rows that have not been measured on it, those of one definition once; done images are absent."""
-    distinct, measured = {row.definition: row for row in rows}, store.measured(dataset.contents)
+    distinct, indices = {row.definition: row for row in rows}, list(indices)
+    measured = store.measured(dataset.contents, indices if len(indices) < len(dataset) else None)
     todo = {index: [distinct[d] for d in distinct if d not in measured.get(index, ())] for index in indices}
     return {index: rows for index, rows in todo.items() if rows}
 
@@ -162,10 +152,14 @@ def measure(
     Raises:
         StoreError: the store cannot be written any more; all images so far are in it.
     """
-    failures, todo, plan = [], missing_rows(store, rows, dataset, indices), plan_of(rows)
+    failures, todo = [], missing_rows(store, rows, dataset, indices)
+    plan = batched(plan_of(rows), denoiser)
     if todo:
         store.check_writable()
-    for index, missing in tqdm(todo.items(), desc=f"{dataset.name} {dataset.split}", leave=False, disable=None):
+    shown = tqdm(
+        todo.items(), desc=f"{dataset.name} {dataset.split}", leave=False, disable=True if len(todo) < 2 else None
+    )
+    for index, missing in shown:
         try:
             store.add(index, measure_image(denoiser, dataset, index, missing, plan))
         except StoreError:
@@ -174,6 +168,14 @@ def measure(
             log.exception("image %d of %s failed; going on with the others", index, dataset.name)
             failures.append(Failure(index, error))
     return failures
+
+
+def batched(plan: Plan, denoiser: Denoiser) -> Plan:
+    """The plan in batches that keep a GPU busy: its passes of small latents wait for the processor otherwise."""
+    if denoiser.device.type != "cuda":
+        return plan
+    side = denoiser.image_size // denoiser.pipeline.vae_scale_factor
+    return replace(plan, batch_size=max(plan.batch_size, LATENT_PIXELS // side**2))
 
 
 def raise_first(failures: Sequence[Failure], dataset: Dataset) -> None:
@@ -259,10 +261,8 @@ def _candidates(scene: Scene, heatmaps: Heatmaps, observation: Observation | Non
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.leashed:
-        _end_with_parent()
     rank, size, device = _share(options)
-    rows, weights = rows_of(options.batch), _fingerprint(options.model)
+    rows, weights = rows_of(options.batch), fingerprint(options.model)
     datasets = [open_dataset(name, options.split, options.images) for name in options.dataset]
     denoiser = _load(options.model, device)
     failures = 0
@@ -292,7 +292,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=RUNS)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--shard", type=_shard, help="I/N: every N-th image from the I-th, without accelerate")
-    parser.add_argument("--leashed", action="store_true", help="end when the process at the other end of stdin ends")
     return parser.parse_args(arguments)
 
 

@@ -4,6 +4,9 @@ A run is a folder named by a hash of all that its numbers depend on; what was me
 is one Parquet file of records. A file belongs to its run and is whole, or it is set aside: it names its run inside, and
 its content's hash in its name. It appears by being renamed when complete, so whatever kills the process, the store
 holds whole files only.
+
+Many items may lie in one packed file: that is how measurements are shipped with the project (`shipped`) and brought
+from other machines.
 """
 
 from __future__ import annotations
@@ -16,18 +19,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from elbo_core.errors import StoreError
 from elbo_core.experiments.keys import key_text, short_hash
-from elbo_core.paths import RUNS, replace_file
+from elbo_core.paths import MEASURED, RUNS, replace_file
 
 log = logging.getLogger(__name__)
 SCHEMA = 2
 """Raised when a change of the code alters what is measured; part of every key."""
 RUN = b"elbo_core.run"
-FILE_NAME = re.compile(r"(?P<index>\d{6,})\.[0-9a-f]{8}\.(?P<content>[0-9a-f]{16})\.parquet")
+FILE_NAME = re.compile(r"((?P<index>\d{6,})\.[0-9a-f]{8}|packed)\.(?P<content>[0-9a-f]{16})\.parquet")
+PACKED = "packed.{}.parquet"
 
 
 class Store:
@@ -37,25 +42,32 @@ class Store:
         also name the folder.
     columns: of the records; among them "index" and "content" (position of the item, and a hash of all that it is) and
         "method" (the hash of a row's key).
+    shipped: a folder with a folder for each run, of packed files that are read beside those in `root`; by default the
+        project's own for its own store, none for others.
 
     Nothing is written before the first `add`, so that a finished store can be read where it cannot be written.
     """
 
-    def __init__(self, key: Mapping[str, object], columns: pa.Schema, root: Path = RUNS):
+    def __init__(self, key: Mapping[str, object], columns: pa.Schema, root: Path = RUNS, shipped: Path | None = None):
         self.key = {"schema": SCHEMA, **key}
         self.columns = columns
         self.run = short_hash(key_text(self.key))
         plain = (re.sub(r"[^\w.-]", "_", str(key[part]).rsplit("/", 1)[-1]) for part in ("model", "dataset"))
         self.folder = root / "-".join([*plain, self.run[:12]])
+        shipped = shipped or (MEASURED if root == RUNS else None)
+        self.shipped = shipped / self.folder.name if shipped else None
         self._sound: dict[str, tuple[int, int]] = {}
 
-    def measured(self, contents: Sequence[str]) -> dict[int, set[str]]:
-        """By position, the methods that have been measured on items of these contents.
+    def measured(self, contents: Sequence[str], indices: Collection[int] | None = None) -> dict[int, set[str]]:
+        """By position, the methods that have been measured on items of these contents; of all, or of those at `indices`
+        only, which reads their files alone.
 
         Raises:
             StoreError: a file cannot be read at the moment.
         """
-        triples = _of(contents, self._scan(["index", "content", "method"])).group_by(["index", "method"]).aggregate([])
+        wanted = None if indices is None else ds.field("index").isin(pa.array(indices, pa.int32()))
+        found_records = _of(contents, self._scan(["index", "content", "method"], wanted, indices))
+        triples = found_records.group_by(["index", "method"]).aggregate([])
         found: dict[int, set[str]] = {}
         for index, method in zip(triples["index"].to_pylist(), triples["method"].to_pylist(), strict=True):
             found.setdefault(index, set()).add(method)
@@ -103,29 +115,64 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(description, (json.dumps(self.key, indent=2, sort_keys=True) + "\n").encode())
 
-    def _scan(self, names: Iterable[str], wanted: ds.Expression | None = None) -> pa.Table:
-        files = [str(path) for path in self._sound_files()]
+    def pack(self, folder: Path, records: pa.Table | None = None) -> Path | None:
+        """Write records, all of the run by default, to one file in `folder`; None if there is none.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        table = self._scan(self.columns.names) if records is None else records
+        if not len(table):
+            return None
+        table = table.sort_by([("method", "ascending"), ("index", "ascending")])
+        content = packed(table.replace_schema_metadata({RUN: self.run}))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / PACKED.format(_digest(content))
+        replace_file(path, content)
+        return path
+
+    def _scan(
+        self, names: Iterable[str], wanted: ds.Expression | None = None, indices: Collection[int] | None = None
+    ) -> pa.Table:
+        files = [str(path) for path in self._sound_files(indices)]
         dataset = ds.dataset(files, schema=self.columns, format="parquet")
         return dataset.to_table(columns=list(names), filter=wanted)
 
-    def _sound_files(self) -> list[Path]:
-        """The files that belong to this run and are whole; the others are set aside."""
-        sound = []
-        for path in sorted(self.folder.glob("*.parquet")):
-            try:
-                stamp = (path.stat().st_size, path.stat().st_mtime_ns)
-                if self._sound.get(path.name) != stamp:
-                    self._check(path)
-                    self._sound[path.name] = stamp
-            except FileNotFoundError:
-                continue  # another process has set it aside
-            except OSError as error:
-                raise StoreError(f"{path} cannot be read: {error}") from error
-            except (ValueError, pa.ArrowException) as error:
-                _set_aside(path, error)
-            else:
-                sound.append(path)
-        return sound
+    def _sound_files(self, indices: Collection[int] | None = None) -> list[Path]:
+        """The files that belong to this run and are whole, of all items or of some; the others are set aside."""
+        return [path for path in self._files(indices) if self._is_sound(path)]
+
+    def _files(self, indices: Collection[int] | None) -> list[Path]:
+        if indices is None:
+            found = sorted(self.folder.glob("*.parquet"))
+        else:
+            found = [path for index in indices for path in sorted(self.folder.glob(f"{index:06d}.*.parquet"))]
+            found += sorted(self.folder.glob("packed.*.parquet"))
+        return found + (sorted(self.shipped.glob("*.parquet")) if self.shipped else [])
+
+    def _is_sound(self, path: Path) -> bool:
+        """Whether a file is part of the run; one that is damaged or foreign is set aside.
+
+        Raises:
+            StoreError: it cannot be read at the moment, or it was shipped damaged.
+        """
+        try:
+            stamp = (path.stat().st_size, path.stat().st_mtime_ns)
+            if self._sound.get(str(path)) != stamp:
+                self._check(path)
+                self._sound[str(path)] = stamp
+        except FileNotFoundError:
+            return False  # another process has set it aside
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        except (ValueError, pa.ArrowException) as error:
+            if path.parent == self.shipped:
+                raise StoreError(
+                    f"the shipped {path} is damaged ({error}); get it anew: git checkout {path}"
+                ) from error
+            _set_aside(path, error)
+            return False
+        return True
 
     def _check(self, path: Path) -> None:
         name, content = FILE_NAME.fullmatch(path.name), path.read_bytes()
@@ -141,6 +188,15 @@ def _of(contents: Sequence[str], table: pa.Table) -> pa.Table:
     expected = dict(enumerate(contents))
     pairs = zip(table["index"].to_pylist(), table["content"].to_pylist(), strict=True)
     return table.filter(pa.array([expected.get(index) == content for index, content in pairs], pa.bool_()))
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table as one Parquet file, one row group a method, so that a reader decodes only what it asks for."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="brotli", compression_level=9) as writer:
+        for method in table["method"].unique():
+            writer.write_table(table.filter(pc.equal(table["method"], method)))
+    return sink.getvalue().to_pybytes()
 
 
 def _digest(content: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ RULES: dict[str, Rule] = {
 class Claim:
     """id: a short name; where: its place in the paper; claim: what it says; test: how we test it, empty if we cannot.
 
-    test: `rows: [a, b, ...]`, mIoU of a over the best of the others (`but`: less these, by data set); or `groups: quantity`, IoU of the (image, class)
-        pairs with more of a quantity over those with less, calibration off.
+    test: `rows: [a, b, ...]`, mIoU of a over the best of the others, by data set less those of `but`; or
+        `groups: quantity`, IoU of the (image, class) pairs with more of a quantity over those with less, calibration off.
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
         `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """
@@ -134,13 +134,15 @@ class Ledger:
     """Tests claims on evaluations by the name of the model and then of the data set.
 
     model: what claims are about that do not name every model. reading: of the rows (`rows.READINGS`). The four sets of
-    `profile` mirror those of the paper's tables, in their order.
+    `profile` mirror those of the paper's tables, in their order. more: evaluations of more pictures with fewer rows,
+    which claims about those rows alone are tested on.
     """
 
     evaluations: Mapping[str, Mapping[str, Evaluation]]
     profile: Profile
     model: str
     reading: str = "released"
+    more: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
 
     def effect(self, claim: Claim) -> Estimate:
         """The claim's number on our sets; NaN where we have no test for it, or lack a set or a quantity that it needs.
@@ -196,29 +198,38 @@ class Ledger:
         interval = [number.value, number.low, number.high]
         return [claim.id, self.reading, model, text, self.paper(claim), *interval, claim.rule, judged]
 
-    def _weights(self, name: str) -> np.ndarray:
+    def _weights(self, name: str, images: int) -> np.ndarray:
         """Resamples of a set's images; other sets are drawn independently, other models on the same images."""
         position = list(self.evaluations[self.model]).index(name)
-        images = self.evaluations[self.model][name].n_images
         return bootstrap_weights(images, self.profile.resamples, self.profile.seed + position)
 
     def _rows(self, model: str, name: str, test: Mapping) -> Measured:
-        counts, weights = self.evaluations[model][name].counts, self._weights(name)
+        evaluation = self._with_rows(model, name, _compared(test, name))
+        counts, weights = evaluation.counts, self._weights(name, evaluation.n_images)
         better, *others = [measured(counts[self.reading, row], weights) for row in _compared(test, name)]
         return better - Measured.best(others)
 
+    def _with_rows(self, model: str, name: str, rows: Sequence[str]) -> Evaluation:
+        """The evaluation of most pictures that has some rows."""
+        more = self.more.get(model, {}).get(name)
+        has_all = more is not None and all((self.reading, row) in more.counts for row in rows)
+        return more if more is not None and has_all else self.evaluations[model][name]
+
     def _measured(self, model: str, name: str, test: Mapping) -> bool:
         """Whether the rows of a claim have numbers in this reading: some have one reading only."""
-        return all((self.reading, row) in self.evaluations[model][name].counts for row in _compared(test, name))
+        compared = _compared(test, name)
+        counts = self._with_rows(model, name, compared).counts
+        return all((self.reading, row) in counts for row in compared)
 
     def _groups(self, model: str, name: str, test: Mapping) -> Measured:
-        known, weights = self._known(model, name, test), self._weights(name)
+        evaluation = self._with_rows(model, name, ["off"])
+        known, weights = self._known(model, name, test), self._weights(name, evaluation.n_images)
         more = _upper_half(known[test["groups"]])
         return _weighted_mean(known[more], weights) - _weighted_mean(known[~more], weights)
 
     def _known(self, model: str, name: str, test: Mapping) -> pd.DataFrame:
         """The (image, class) pairs of which the quantity is known, with their IoU, calibration off."""
-        evaluation = self.evaluations[model][name]
+        evaluation = self._with_rows(model, name, ["off"])
         counts = evaluation.counts[self.reading, "off"]
         ious = pairs(counts, int(miou_by_threshold(counts).argmax()) + 1).drop(columns="area")
         known = ious.merge(evaluation.scores_of("off", self.reading), on=["index", "label"])

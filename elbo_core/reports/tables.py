@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from elbo_core.experiments.pool import measure_here
 from elbo_core.experiments.profiles import Profile
-from elbo_core.experiments.records import Evaluation
+from elbo_core.experiments.records import Evaluation, read_evaluation
 from elbo_core.experiments.rows import calibrated, own_protocol, own_protocols, rows_of
-from elbo_core.experiments.run import evaluate_all
+from elbo_core.experiments.run import Segmentation
 from elbo_core.methods.baselines import BASELINES
 from elbo_core.paths import FIGURES
 from elbo_core.plots import save_figure
@@ -90,8 +91,7 @@ TABLE_2 = (
 TABLES: dict[str, Table] = {
     table.key: table
     for table in (
-        Table("table_3", "Table III: mIoU (%)", ("off", "on", "relative", *CONSTANTS[:2]), ("models",), ("on",),
-              draw_gains_by_model),
+        Table("table_3", "Table III: mIoU (%)", ("off", "on"), ("off and on",), ("on",), draw_gains_by_model),
         Table("table_4", "Table IV: mIoU, precision and F1 (%)", ("off", "on", "phrases"), ("models", "phrases"),
               ("on", "phrases"), draw_gains_by_metric, ("miou", "precision", "f1"), attributes=True),
         Table("table_6", "Table VI (on: 20 timesteps): mIoU (%)", ("off", "1 timesteps", "5 timesteps", "on"),
@@ -133,17 +133,19 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
 
     Raises:
         ValueError: the table is unknown.
-        MeasurementError, StoreError: see `evaluate_all`.
+        MeasurementError, StoreError: see `evaluate_batches`.
     """
     if key not in TABLES:
         raise ValueError(f"unknown table {key!r}; known: {', '.join(TABLES)}")
     table = TABLES[key]
     evaluations = {model: evaluate_batches(model, table.datasets(profile), table.batches, profile) for model in models}
     frames = [
-        compare(evaluations, table.rows, table.printed_in, profile, metric, table.best_of, table.leads) for metric in table.metrics
+        compare(evaluations, table.rows, table.printed_in, profile, metric, table.best_of, table.leads)
+        for metric in table.metrics
     ]
     frame = pd.concat(frames, ignore_index=True)
-    paths = write_table(frame, table.name, profile.name, caption(table.title, profile), notes=undefined(evaluations))
+    title, notes = caption(table.title, profile, table.batches), undefined(evaluations)
+    paths = write_table(frame, table.name, profile.name, title, notes=notes)
     figure = table.figure(frame, table.drawn)
     name = key if key.startswith("figure") else f"figure_{table.name}"
     return Regenerated(table, evaluations, frame, figure, paths + save_figure(figure, FIGURES / profile.name / name))
@@ -152,24 +154,22 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
 def evaluate_batches(
     model: str, datasets: Sequence[str], batches: Sequence[str], profile: Profile
 ) -> dict[str, Evaluation]:
-    """The rows of several batches on each data set, as one evaluation.
+    """The rows of several batches on each data set, as one evaluation of the images that all of them have.
 
     Raises:
+        MeasurementError, StoreError: see `pool.measure_here`.
         ValueError: two of their rows have the same name and reading and are not the same.
     """
     distinct = {row.id: row.definition for batch in batches for row in rows_of(batch)}
     clashes = {row.id for batch in batches for row in rows_of(batch) if distinct[row.id] != row.definition}
     if clashes:
         raise ValueError(f"batches {list(batches)} mean different rows by {sorted(clashes)}")
-    runs = [evaluate_all(model, datasets, batch, profile.images) for batch in batches]
-    return {
-        name: Evaluation(
-            {place: counts for run in runs for place, counts in run[name].counts.items()},
-            pd.concat([run[name].scores for run in runs]).drop_duplicates(["reading", "row", "index", "label"]),
-            {place: reason for run in runs for place, reason in run[name].undefined.items()},
-        )
-        for name in datasets
-    }
+    works = [Segmentation(model, name, batch, profile.images_of(batch)) for batch in batches for name in datasets]
+    measure_here(works)
+    rows = list({row.id: row for batch in batches for row in rows_of(batch)}.values())
+    fewest = min(works, key=lambda work: len(work.contents()))
+    shown = {name: replace(fewest, dataset=name) for name in datasets}
+    return {name: read_evaluation(work.store(), rows, work.opened) for name, work in shown.items()}
 
 
 def undefined(evaluations: Mapping[str, Mapping[str, Evaluation]]) -> list[str]:
@@ -183,9 +183,9 @@ def undefined(evaluations: Mapping[str, Mapping[str, Evaluation]]) -> list[str]:
     return [f"{row} is not defined for {model}: {reason}." for (model, row), reason in reasons.items()]
 
 
-def caption(title: str, profile: Profile) -> str:
-    """What stands above a table."""
-    return f"{title}, {profile.extent} [95 % interval] (the paper)"
+def caption(title: str, profile: Profile, batches: Sequence[str] = ()) -> str:
+    """What stands above a table of the rows of some batches."""
+    return f"{title}, {profile.extent_of(*batches)} [95 % interval] (the paper)"
 
 
 def pivot(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

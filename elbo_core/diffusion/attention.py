@@ -76,7 +76,9 @@ class AttentionLayer:
     def each_head(self) -> AttentionLayer:
         """The same layer with every head of every timestep as an entry of its own, [T * heads, 1, ...]."""
         bias = None if self.bias is None else self.bias.expand(*self.query.shape[:2], *self.bias.shape[2:])
-        query, key, bias = (None if part is None else part.flatten(0, 1)[:, None] for part in (self.query, self.key, bias))
+        query, key, bias = (
+            None if part is None else part.flatten(0, 1)[:, None] for part in (self.query, self.key, bias)
+        )
         return replace(self, query=query, key=key, bias=bias)
 
     @whole_precision

@@ -38,6 +38,8 @@ from elbo_core.paths import ROOT
 
 Parameters = dict[str, Any]
 USES: dict[str, dict[str, tuple[str, ...]]] = {
+    "20_table2_baselines": {"model": ("baselines", "own protocols"), "models": ("baselines",)},
+    "25_figures3_4_qualitative": {"model": ("baselines",)},
     "15_table_estimators": {"model": ("estimators",), "model on dev": ("estimators",)},
     "30_table3_models": {"models": ("off and on",)},
     "40_table4_attributes": {"attributes": ("models", "phrases")},
@@ -47,7 +49,7 @@ USES: dict[str, dict[str, tuple[str, ...]]] = {
     "80_table8_constant_score": {"models": ("models",)},
     "90_table9_attention_timesteps": {"models": ("attention",)},
     "95_text_vs_code": {"model": ("ablations", "text")},
-    "98_claims": {"model": ("ablations", "estimators"), "models": ("models", "off and on")},
+    "98_claims": {"model": ("ablations", "estimators", "baselines"), "models": ("models", "off and on")},
 }
 """By notebook, the batches of rows (`rows.BATCHES`) that it measures: with its `model`, with that on the development
 split, with each of its `models`, and with each of those on the set of Table IV."""

@@ -64,6 +64,7 @@ class Work(Protocol):
 KINDS: dict[str, str] = {
     "segmentation": "elbo_core.experiments.forecast",
     "redraws": "elbo_core.experiments.redraws",
+    "method costs": "elbo_core.experiments.method_costs",
 }
 """By kind, the module whose `works(profile)` lists its works. Each is imported when it is first asked."""
 

@@ -102,8 +102,6 @@ def by_caption(
     return maps
 
 
-
-
 def outside_middle(layers: Sequence[AttentionLayer]) -> tuple[AttentionLayer, ...]:
     """The layers of a UNet's down and up path; of a network without a middle block, all."""
     return tuple(layer for layer in layers if not layer.name.startswith("mid_block"))
@@ -136,9 +134,8 @@ def each_token(columns: Sequence[Sequence[int]]) -> list[list[int]]:
 def put_together(tokens: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
     """Maps [n, H, W] of the tokens of N classes, class by class, as their weighted sums, [N, H, W]."""
     own = tokens.split([len(group) for group in weights])
-    return torch.stack([
-        (torch.tensor(group).to(maps)[:, None, None] * maps).sum(dim=0) for group, maps in zip(weights, own, strict=True)
-    ])  # fmt: skip
+    factors = [torch.tensor(group).to(tokens)[:, None, None] for group in weights]
+    return torch.stack([(factor * maps).sum(dim=0) for factor, maps in zip(factors, own, strict=True)])
 
 
 def alike(columns: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -407,7 +407,8 @@ def _filled(scene: Scene, template: str) -> list[str]:
 
 def captions_of(scene: Scene, texts: str, denoiser: Denoiser) -> list[Caption]:
     """What the network is told when attention is asked: one caption per class for a template, one without classes for
-    the empty caption; else the scene's own caption, or one that lists the classes, in as few pieces as the text encoder allows.
+    the empty caption; else the scene's own caption, or one that lists the classes, in as few pieces as the text encoder
+    allows.
 
     Raises:
         ValueError: a class or its mention is too long for the text encoder, or the template wants phrases.
@@ -465,9 +466,7 @@ def _clean(_denoiser: Denoiser, latents: Tensor, noise: Tensor, _timesteps: Tens
     return latents.expand_as(noise)
 
 
-def _inverted(
-    denoiser: Denoiser, latents: Tensor, _noise: Tensor, timesteps: Tensor, text: Conditioning
-) -> Tensor:
+def _inverted(denoiser: Denoiser, latents: Tensor, _noise: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
     """DDIM inversion from the picture, taken for timestep 0, through `INVERSION_TIMESTEPS`: each step asks at the
     timestep that it leads to, without guidance (`ptp_utils` of `nini0919/DiffPNG`, less its null-text optimisation)."""
     path, place = {}, denoiser.schedule.at(torch.tensor([0, *INVERSION_TIMESTEPS])).like(latents[None])

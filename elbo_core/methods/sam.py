@@ -1,5 +1,7 @@
-"""SAM's automatic masks (Kirillov et al. 2023) through transformers' pipeline, without torchvision: only the pipeline's
-last step, which drops masks of nearly the same box, would need it. Imported where SAM is used, as it loads transformers.
+"""SAM's automatic masks (Kirillov et al. 2023) through transformers' pipeline.
+
+The pipeline's last step, which drops masks of nearly the same box, is written here: the library's would need
+torchvision. Imported only where SAM is used, as it loads transformers.
 """
 
 from __future__ import annotations

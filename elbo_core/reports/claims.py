@@ -68,7 +68,8 @@ class Claim:
     """id: a short name; where: its place in the paper; claim: what it says; test: how we test it, empty if we cannot.
 
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others, by data set less those of `but`; or
-        `groups: quantity`, IoU of the (image, class) pairs with more of a quantity over those with less, calibration off.
+        `groups: quantity`, IoU of the (image, class) pairs with more of a quantity over those with less, calibration
+        off.
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
         `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """

@@ -70,7 +70,11 @@ def paper_number(
 
 
 def beside_paper(
-    frame: pd.DataFrame, table: str, model: str, mirrored: str, leads: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    frame: pd.DataFrame,
+    table: str,
+    model: str,
+    mirrored: str,
+    leads: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """A summary of rows with the paper's number for the data set `mirrored` in the column `paper`: of the rows that are
     read as the paper's code reads them, in the reading `released`. leads: as for `summarise`."""

@@ -106,7 +106,8 @@ TABLES: dict[str, Table] = {
         Table("table_9", "Table IX: mIoU (%)", ("off", *PLACES), ("attention",), PLACES),
     )
 }  # fmt: skip
-"""By key, which names a table of the paper and, after a colon, what of it; Table V and those of our own (estimators, text and code) are made in their notebooks."""
+"""By key, which names a table of the paper and, after a colon, what of it. Table V and those of our own (estimators,
+text and code) are made in their notebooks."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import naive_baselines as naive
@@ -13,10 +12,9 @@ from PIL import Image
 from released import Released
 
 from elbo_core import Plan, Scene, observe
-from elbo_core.captions import Caption, find_classes
+from elbo_core.captions import find_classes
 from elbo_core.diffusion.families import wrap
 from elbo_core.diffusion.noise import keyed_noise
-from elbo_core.diffusion.schedule import NoiseSchedule
 from elbo_core.errors import UnsupportedModelError
 from elbo_core.heatmaps import to_maximum
 from elbo_core.methods.align import ElboScore
@@ -24,7 +22,7 @@ from elbo_core.methods.baseline import COMMON, Baseline
 from elbo_core.methods.baselines import BASELINES, PROTOCOLS, under
 from elbo_core.methods.diffpng import DiffPng, fitted
 from elbo_core.methods.diffseg import SemanticDiffSeg, anchors, divergence, merged, segment
-from elbo_core.methods.diffsegmenter import DiffSegmenter, weights
+from elbo_core.methods.diffsegmenter import weights
 from elbo_core.methods.named import METHODS
 from elbo_core.methods.observe import Attention, Observation
 from elbo_core.methods.ovam import Ovam
@@ -43,7 +41,9 @@ from elbo_core.methods.sam import decoded, distinct, generator, masks_of
 TIMES, CLASSES, SIZE = (20, 400), ("star", "hot dog", "dog"), (20, 28)
 FAMILIES = {"sd": pipelines.stable_diffusion, "sdxl": pipelines.stable_diffusion_xl,
             "sd35": pipelines.stable_diffusion_3}  # fmt: skip
-PLAN = replace(COMMON, attention=(Ask(CAPTION, TIMES), Ask(EMPTY, TIMES)), proposals=(FELZENSZWALB,), token_features=True)
+PLAN = replace(
+    COMMON, attention=(Ask(CAPTION, TIMES), Ask(EMPTY, TIMES)), proposals=(FELZENSZWALB,), token_features=True
+)
 
 
 def scene() -> Scene:
@@ -290,8 +290,8 @@ class TestProtocols:
         """The inverse scheduler's own steps, on the same twenty timesteps."""
         from diffusers import DDIMInverseScheduler
 
-        scheduler = DDIMInverseScheduler.from_config(sd.denoiser.pipeline.scheduler.config, timestep_spacing="leading",
-                                                     steps_offset=1, clip_sample=False, set_alpha_to_one=False)  # fmt: skip
+        settings = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False}
+        scheduler = DDIMInverseScheduler.from_config(sd.denoiser.pipeline.scheduler.config, **settings)
         latents, path = sd.latents, []
         for timestep in INVERSION_TIMESTEPS:
             with torch.no_grad():

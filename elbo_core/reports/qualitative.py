@@ -28,7 +28,7 @@ def read_scenes(
     denoiser: Denoiser, chosen: Sequence[Chosen], rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
 ) -> list[Read]:
     """What each row makes of each scene; a scene is observed once. evaluations: by data set, for the thresholds: those
-    that are best on the data set's measured pictures, which these are none of. Rows without a number are left out."""
+    that are best on all measured pictures of the data set. Rows without a number are left out."""
     found = []
     for one in chosen:
         evaluation = evaluations[one.dataset]
@@ -47,39 +47,42 @@ def subject(one: Chosen) -> str:
 
 
 def draw_heatmaps(chosen: Sequence[Chosen], read: Sequence[Read]) -> Figure:
-    """Figure 3: a line for each scene with the picture and every method's heatmap of the class it was chosen for."""
-    figure, axes = _grid(len(chosen), 1 + len(read[0]))
-    for line, one, methods in zip(axes, chosen, read, strict=True):
-        name = subject(one)
-        place = one.scene.classes.index(name)
-        show_picture(line[0], one.scene.image, f"{one.rule}:\n{name}")
-        line[0].contour(one.scene.truth == place + 1, [0.5], colors="white", linewidths=1)
-        for axis, (method, _, heatmaps) in zip(line[1:], methods, strict=True):
-            show_heatmap(axis, heatmaps.values[place], method.replace(", ", ",\n"))
-    scale = figure.colorbar(axes[0, 1].images[0], ax=axes, shrink=0.5, aspect=30, pad=0.01)
-    scale.set_label("heatmap", fontsize=10)
+    """Figure 3: a column for each scene, with the true outline of the class it was chosen for on the picture, and below
+    it every method's heatmap of that class."""
+    figure, axes = _grid([name for name, *_ in read[0]], ["picture"], len(chosen))
+    for column, one, methods in zip(axes.T, chosen, read, strict=True):
+        place = one.scene.classes.index(subject(one))
+        show_picture(column[0], one.scene.image, f"{one.rule}:\n{subject(one)}")
+        column[0].contour(one.scene.truth == place + 1, [0.5], colors="white", linewidths=1.5)
+        for axis, (*_, heatmaps) in zip(column[1:], methods, strict=True):
+            show_heatmap(axis, heatmaps.values[place])
+    scale = figure.colorbar(axes[1, 0].images[0], ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.01)
+    scale.set_label("heatmap, each on a scale of its own from 0 to 1", fontsize=10)
     return describe(
         figure,
-        f"Heatmaps of {', '.join(subject(one) for one in chosen)} by {'; '.join(name for name, *_ in read[0])}, one "
-        "line per scene; the true outline is drawn on the picture",
+        f"Heatmaps of {', '.join(subject(one) for one in chosen)} by {'; '.join(name for name, *_ in read[0])}: one "
+        "column per scene, below the picture with the true outline",
     )
 
 
 def draw_masks(chosen: Sequence[Chosen], read: Sequence[Read]) -> Figure:
-    """Figure 4: a line for each scene with the picture, the truth and every method's mask with its mean IoU."""
-    figure, axes = _grid(len(chosen), 2 + len(read[0]))
+    """Figure 4: a column for each scene with picture and truth, and below them every method's mask with its mean IoU;
+    the best of a scene in bold."""
+    figure, axes = _grid([name for name, *_ in read[0]], ["picture", "truth"], len(chosen))
     best: list[str] = []
-    for line, one, methods in zip(axes, chosen, read, strict=True):
-        show_picture(line[0], one.scene.image, one.rule)
-        axes_legend(line[0], one.scene.classes)
-        show_picture(line[1], color_mask(one.scene.truth), "truth")
+    for column, one, methods in zip(axes.T, chosen, read, strict=True):
+        show_picture(column[0], one.scene.image, one.rule)
+        show_picture(column[1], color_mask(one.scene.truth))
+        axes_legend(column[1], one.scene.classes)
+        column[1].get_legend().set_ncols(2)
         ious = [mean_iou(one, heatmaps, cut) for _, cut, heatmaps in methods]
         best.append(methods[int(np.argmax(ious))][0])
-        for axis, (method, cut, heatmaps), iou in zip(line[2:], methods, ious, strict=True):
-            show_picture(axis, color_mask(heatmaps.mask(cut)), f"{method.replace(', ', chr(10))}\nIoU {iou:.0f} %")
-    title = "Best mask: " + "; ".join(f"{one.rule}: {name}" for one, name in zip(chosen, best, strict=True))
-    figure.suptitle(title)
-    return describe(figure, f"{title}. Masks of every method beside picture and truth, with the IoU of each.")
+        for axis, (_, cut, heatmaps), iou in zip(column[2:], methods, ious, strict=True):
+            show_picture(axis, color_mask(heatmaps.mask(cut)), f"IoU {iou:.0f} %")
+            axis.title.set_weight("bold" if iou == max(ious) else "normal")
+    figure.suptitle("Best: " + "; ".join(f"{one.rule}, {name}" for one, name in zip(chosen, best, strict=True)),
+                    fontsize=11, wrap=True)  # fmt: skip
+    return describe(figure, f"{figure.get_suptitle()}. Masks of every method below picture and truth, with their IoU.")
 
 
 def mean_iou(one: Chosen, heatmaps: Heatmaps, threshold: float) -> float:
@@ -88,6 +91,12 @@ def mean_iou(one: Chosen, heatmaps: Heatmaps, threshold: float) -> float:
     return float(np.nanmean(ious))
 
 
-def _grid(lines: int, columns: int) -> tuple[Figure, np.ndarray]:
-    size = (1.75 * columns, 2.5 * lines + 0.4)
-    return plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+def _grid(methods: Sequence[str], above: Sequence[str], scenes: int) -> tuple[Figure, np.ndarray]:
+    """A line for each of `above` and of the methods, which it names at the left; a column for each scene."""
+    names = [*above, *methods]
+    figure, axes = plt.subplots(
+        len(names), scenes, figsize=(1.9 * scenes + 1.8, 2.0 * len(names)), squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.text(-0.06, 0.5, name.replace(", ", ",\n"), va="center", ha="right", transform=axis.transAxes, fontsize=11)
+    return figure, axes

@@ -44,7 +44,7 @@ place of the class."""
 
 def undefined_record(reason: str) -> dict:
     """The record that says why a row has no number."""
-    nothing = {"area": 0, "won": [], "right": [], "losses": [], "score": math.nan, "visible": math.nan}
+    nothing = {"area": 0, "won": [0] * BINS, "right": [0] * BINS, "losses": [], "score": math.nan, "visible": math.nan}
     return {"class": reason, "label": UNDEFINED, "asked": False, **nothing}
 
 

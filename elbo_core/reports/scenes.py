@@ -67,7 +67,8 @@ def choose(
     datasets: Sequence[str], split: str, count: int, rules: Iterable[str] = RULES, most: int = 4, least: int = 2
 ) -> list[Chosen]:
     """For each rule the first scene, data set by data set in their order, of which a class meets it, that has `least`
-    to `most` classes and that no rule before has taken. A rule that no scene meets is left out.
+    to `most` classes (any number, if no scene has so many) and that no rule before has taken. A rule that no scene
+    meets is left out.
 
     count: so many scenes of each data set are looked at.
 
@@ -79,7 +80,7 @@ def choose(
         raise ValueError(f"unknown rule {unknown[0]!r}; known: {', '.join(RULES)}")
     sets = [(name, open_dataset(name, split, count)) for name in datasets]
     scenes = [(name, index, data.read(index)) for name, data in sets for index in range(len(data))]
-    scenes = [found for found in scenes if least <= len(found[2].classes) <= most]
+    scenes = [found for found in scenes if least <= len(found[2].classes) <= most] or scenes
     chosen: list[Chosen] = []
     for rule in rules:
         taken = {(one.dataset, one.index) for one in chosen}

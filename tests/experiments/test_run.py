@@ -31,6 +31,22 @@ from elbo_core.methods.method import Method
 from elbo_core.methods.plan import CAPTION, WITHOUT_EACH, Ask
 from elbo_core.metrics import count, pool, stack
 
+
+@dataclass(frozen=True)
+class Nowhere(Method):
+    """A method that is defined for no network."""
+
+    @property
+    def needs(self) -> Plan:
+        return Plan(losses=())
+
+    def undefined(self, observation) -> str:
+        return "it is for another kind of network"
+
+    def __call__(self, observation) -> Heatmaps:
+        raise AssertionError("it is not asked")
+
+
 OFF = Recipe(ConstantScore(1.0))
 ROWS = [
     Row("off", method=OFF, plan=Plan.of((), (20, 100))),
@@ -362,3 +378,18 @@ def test_a_picture_without_candidates_is_background_alone(tiny, dataset, tmp_pat
     assert counts.won[counts.image == 1].sum() == counts.won[background][0, 0] == truth.size
     assert counts.true[background] == (truth == 0).sum()
     assert dataset.read(1).id not in set(evaluation.scores.scene)
+
+
+def test_a_method_that_is_not_defined_has_a_reason_and_no_number(tiny, dataset, tmp_path, caplog):
+    """It is said once, stored like a measurement, and not measured again."""
+    rows = [ROWS[0], Row("nowhere", method=Nowhere(), plan=Plan.of((), (20, 100)))]
+    run._say_once.cache_clear()
+    first = run.evaluate(tiny, dataset, rows, tmp_path)
+    assert list(first.counts) == [("released", "off")]
+    assert first.undefined == {("released", "nowhere"): "it is for another kind of network"}
+    assert set(first.scores.row) == {"off"}
+    assert caplog.text.count("nowhere is not defined here and has no number") == 1
+    store = open_store(tiny, dataset, tmp_path)
+    assert run.missing_rows(store, rows, dataset, range(IMAGES)) == {}
+    alone = read_evaluation(store, rows[1:], dataset)
+    assert (alone.counts, list(alone.undefined)) == ({}, [("released", "nowhere")])

@@ -82,3 +82,21 @@ def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
     assert [axis.get_ylabel() for axis in figure.axes] == ["toy-sd15", "", "toy-sd2", ""]
     shown = figure.axes[1].containers[0].lines[0].get_xdata()
     assert shown == pytest.approx([line.ours])
+
+
+def test_leads_stand_beside_the_papers_and_need_both_rows(counts):
+    on = counts["released", "on"]
+    evaluation = Evaluation(
+        {ROWS[0]: counts[ROWS[0]], ROWS[1]: on, ("released", "DAAM"): on, ("late layers", "off"): on},
+        pd.DataFrame(),
+        {("released", "DiffPNG"): "it is for another kind of network"},
+    )
+    leads = {"DAAM against ELBO-T2IAlign": ("DAAM", "on"), "DiffPNG against ELBO-T2IAlign": ("DiffPNG", "on")}
+    found = compare({"toy-sd15": {"toy-voc": evaluation}}, ["off", "on", "DAAM", "DiffPNG"], "table_2",
+                    PROFILES["smoke"], leads=leads).set_index(["reading", "row", "metric"])  # fmt: skip
+    lead = found.loc[("released", "DAAM against ELBO-T2IAlign", "miou_gain")]
+    assert (lead.ours, lead.low, lead.high) == (0, 0, 0)
+    assert lead.paper == pytest.approx(48.11 - 68.15)
+    assert found.paper["released", "on", "miou"] == 68.15
+    assert not any("DiffPNG" in row for _, row, _ in found.index)
+    assert {row for reading, row, _ in found.index if reading == "late layers"} == {"off"}

@@ -3,10 +3,12 @@ import math
 import pandas as pd
 import pytest
 
+from elbo_core.experiments.records import Evaluation
 from elbo_core.experiments.rows import rows_of
+from elbo_core.methods.baselines import BASELINES
 from elbo_core.reports.paper import beside_paper, paper_number, reported
 from elbo_core.reports.summary import COLUMNS, tidy
-from elbo_core.reports.tables import TABLES, pivot, regenerate, write_table
+from elbo_core.reports.tables import TABLES, pivot, regenerate, undefined, write_table
 
 
 @pytest.fixture
@@ -128,3 +130,23 @@ def test_a_table_shows_rows_that_are_measured_for_it(key):
 def test_unknown_tables_are_refused():
     with pytest.raises(ValueError, match="unknown table 'table_33'; known: table_3, table_4"):
         regenerate("table_33", ["toy-sd15"], None)
+
+
+def test_table_2_shows_every_baseline_beside_the_paper():
+    table = TABLES["table_2"]
+    assert set(BASELINES) < set(table.rows)
+    assert table.leads["DAAM against ELBO-T2IAlign"] == ("DAAM", "on")
+    printed = [name for name in BASELINES if not math.isnan(paper_number("table_2", "SD1.5", name, "voc"))]
+    assert printed == ["DAAM", "OVAM", "DiffPNG", "DiffSegmenter", "Semantic DiffSeg"]
+    assert {TABLES[key].printed_in for key in TABLES if key.startswith("table_2")} == {"table_2"}
+    names = [spec.name for spec in TABLES.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_what_is_not_defined_is_said_below_the_table(frame, tmp_path):
+    counted = Evaluation({}, pd.DataFrame(), {("released", "DiffPNG"): "it needs two sides"})
+    notes = undefined({"toy-sd35": {"toy-voc": counted, "toy-coco": counted}})
+    assert notes == ["DiffPNG is not defined for toy-sd35: it needs two sides."]
+    paths = write_table(frame, "table_2", "p", "Table II", tmp_path, notes)
+    assert paths[1].read_text().endswith("\n\nDiffPNG is not defined for toy-sd35: it needs two sides.\n")
+    assert "% DiffPNG is not defined" in paths[2].read_text()

@@ -9,12 +9,6 @@ MODEL ?= toy-sd15
 PYTHON3 ?= python3
 PROBE ?= 2
 export ELBO_IMAGES := $(IMAGES)
-CODE := $(shell find elbo_core data/paper data/models -name '*.py' -o -name '*.yaml' -o -name '*.csv' -o -name '*.json' \
-	-o -name '*.safetensors' | grep -v /training/)
-# The notebooks that the forecast found possible; those from 10 on make tables.
-PLANNED := $(basename $(notdir $(sort $(wildcard build/$(PROFILE)/parameters/*.yaml))))
-EXECUTED := $(PLANNED:%=build/$(PROFILE)/%.ipynb)
-TABLES := $(filter-out build/$(PROFILE)/0%,$(EXECUTED))
 FORECAST = "$(PYTHON)" -m elbo_core.experiments.forecast "$(PROFILE)"
 ALONE = "$(PYTHON)" -m elbo_core.experiments.alone "build/$(PROFILE)/lock"
 
@@ -33,12 +27,12 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env tables tables-alone plan executed notebooks test lab models data bench clean
+.PHONY: help env tables plan measure notebooks test lab models data bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "Options: PROFILE=smoke|toy|paper (now $(PROFILE)), IMAGES=so many of each set, MODEL (now $(MODEL)),"
-	@echo "PYTHON3=a Python for .venv"
+	@echo "MEASURE=all, CHECK='--seed 7 --items 40' (what make tables measures again), PYTHON3=a Python for .venv"
 
 env: $(ENV) ## build the environment (.venv, or the active conda one)
 
@@ -59,33 +53,21 @@ build/conda-%.installed: requirements.lock pyproject.toml
 	"$(PYTHON)" $(INSTALL) --no-deps --editable .
 	touch $@
 
-tables: | $(ENV) ## regenerate figures/<profile>: tables, figures, claims
-	$(ALONE) $(MAKE) --no-print-directory tables-alone
+# MEASURE=all measures everything anew, into a store of its own that resumes, and compares it with what is shipped.
+ifeq ($(MEASURE),all)
+export ELBO_RUNS := $(CURDIR)/build/$(PROFILE)/measured-anew
+endif
 
-tables-alone:
-	$(FORECAST) --write "build/$(PROFILE)/parameters"
-	$(MAKE) --no-print-directory "figures/$(PROFILE)/provenance.json"
+tables: | $(ENV) ## regenerate figures/<profile>: tables, figures, claims (MEASURE=all: measure everything anew)
+	$(ALONE) env ELBO_FIGURES=figures "$(PYTHON)" -m elbo_core.experiments.all_tables "$(PROFILE)" $(CHECK)
+	mkdir -p "figures/$(PROFILE)"
+	"$(PYTHON)" -m elbo_core.reports.provenance "$(PROFILE)" "build/$(PROFILE)" "figures/$(PROFILE)/provenance.json"
 
 plan: | $(ENV) ## a dry run: what is there, what is missing, and the cost, measured on two images a set
 	$(FORECAST) --probe "$(PROBE)"
 
-figures/$(PROFILE)/provenance.json: $(TABLES)
-	mkdir -p "$(@D)"
-	"$(PYTHON)" -m elbo_core.reports.provenance $(PROFILE) "build/$(PROFILE)" "$@"
-
-# papermill writes to a .partial file: a notebook that fails never looks up to date.
-build/$(PROFILE)/%.ipynb: notebooks/%.ipynb build/$(PROFILE)/parameters/%.yaml data/profiles/$(PROFILE).yaml $(CODE) | $(ENV)
-	mkdir -p "$(@D)"
-	ELBO_FIGURES=figures "$(PYTHON)" -m papermill --cwd notebooks --kernel python3 --log-output --no-progress-bar \
-		--start-timeout 180 -f "build/$(PROFILE)/parameters/$*.yaml" "$<" "$(@:.ipynb=.partial.ipynb)"
-	"$(PYTHON)" -m nbconvert --to html --log-level WARN --output "$(basename $(@F))" "$(@:.ipynb=.partial.ipynb)"
-	mv "$(@:.ipynb=.partial.ipynb)" "$@"
-
-executed: $(EXECUTED)
-
 notebooks: | $(ENV) ## run all notebooks as `toy` and refresh their committed outputs
 	$(MAKE) PROFILE=toy tables
-	"$(PYTHON)" -m elbo_core.experiments.alone build/toy/lock $(MAKE) PROFILE=toy executed
 	"$(PYTHON)" -m elbo_core.reports.notebooks build/toy/[0-9]*.ipynb
 
 test: | $(ENV) ## lint, types, pytest, then every notebook as `smoke`
@@ -93,8 +75,12 @@ test: | $(ENV) ## lint, types, pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m mypy
 	OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest tests --numprocesses auto --dist loadscope
-	ELBO_PROFILE=smoke TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval_sanitize.cfg \
-		--nbval-cell-timeout 300 --nbval-kernel-name python3 -p no:cacheprovider notebooks
+	ELBO_PROFILE=smoke TQDM_DISABLE=1 OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest --nbval-lax \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 --nbval-kernel-name python3 \
+		-p no:cacheprovider --numprocesses 2 --dist loadfile notebooks
+
+measure: | $(ENV) ## measure all that the profile lacks, of every kind, and nothing else
+	"$(PYTHON)" -m elbo_core.experiments.measure --profile "$(PROFILE)"
 
 lab: | $(ENV) ## open JupyterLab on the first notebook
 	"$(PYTHON)" -m jupyterlab notebooks/00_start_here.ipynb

@@ -22,7 +22,8 @@ COLUMNS = pa.schema(
 @dataclass(frozen=True)
 class Squares:
     """The squares and cubes of the first `count` numbers. fails: raises there; dies: the process ends there; slow:
-    seconds an item; shift: what another machine adds; shipped: a folder of packed stores."""
+    seconds an item; shift: what another machine adds; shipped: a folder that a root with
+    "clone" in its name reads, too."""
 
     count: int
     model: str = "m1"
@@ -37,7 +38,7 @@ class Squares:
 
     def store(self, root: Path = RUNS) -> Store:
         key = {"model": self.model, "weights": self.weights, "dataset": self.dataset}
-        return Store(key, COLUMNS, root, Path(self.shipped) if self.shipped else None)
+        return Store(key, COLUMNS, root, Path(self.shipped) if "clone" in root.name else None)
 
     def contents(self) -> Sequence[str]:
         return [f"number {index}" for index in range(self.count)]

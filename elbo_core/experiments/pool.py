@@ -185,7 +185,7 @@ class _Pool:
         self.context.set_forkserver_preload(PRELOADED)
         tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which outlives it
         self.bar = tqdm(total=len(self.queue), unit="item", smoothing=0.05, mininterval=1, disable=None)
-        with _one_thread():
+        with one_thread():
             self.workers = [_Worker(self.context, root) for _ in range(min(processes, len(self.queue)))]
 
     def run(self) -> Outcome:
@@ -242,7 +242,7 @@ class _Pool:
         rest = list(dead.waiting)
         busy.remove(dead)
         dead.waiting.clear()
-        with _one_thread():
+        with one_thread():
             heir = _Worker(self.context, self.root)
         self.workers[self.workers.index(dead)] = heir
         if rest:
@@ -268,7 +268,7 @@ class _Pool:
                     self._note(worker, index, reason)
 
 
-class _one_thread:
+class one_thread:
     """While processes start: their libraries read the number of threads from the environment."""
 
     NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -19,11 +19,13 @@ import yaml
 
 from elbo_core.datasets import mirrored
 from elbo_core.diffusion.registry import paper_name
+from elbo_core.experiments.cost import read_costs
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.records import Evaluation
 from elbo_core.metrics import miou_by_threshold, pairs
 from elbo_core.paths import DATA, FIGURES
 from elbo_core.reports.bootstrap import Estimate, Measured, bootstrap_weights
+from elbo_core.reports.cost import memory_headroom
 from elbo_core.reports.paper import DATASET_ORDER, paper_number
 from elbo_core.reports.summary import measured
 
@@ -69,7 +71,8 @@ class Claim:
 
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others, by data set less those of `but`; or
         `groups: quantity`, IoU of the (image, class) pairs with more of a quantity over those with less, calibration
-        off.
+        off; or `memory: model`, by how many points the memory of a picture with ten classes stays below that of a
+        forward pass and a tenth (`reports.cost`).
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
         `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """
@@ -151,6 +154,9 @@ class Ledger:
         Raises:
             ValueError: the sets are not those of the paper's tables, in their order.
         """
+        if "memory" in claim.test:
+            headroom = memory_headroom(read_costs(), claim.test["memory"])
+            return Estimate(headroom, headroom, headroom)
         names, models = self._sets(claim), self._models(claim)
         if not claim.test or not names or any(set(names) - set(self.evaluations[model]) for model in models):
             return UNKNOWN

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 
+from elbo_core.experiments.machine import processor
 from elbo_core.experiments.profiles import get_profile
 from elbo_core.experiments.store import SCHEMA
 from elbo_core.paths import MODELS, ROOT
@@ -37,7 +38,7 @@ def provenance(profile: str, executed: Path) -> dict:
         "weights_sha256": {
             str(path.relative_to(MODELS)): _hash(path) for path in sorted(MODELS.rglob("*.safetensors"))
         },
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
         "seconds": {path.stem: _seconds(path) for path in sorted(executed.glob("[0-9]*.ipynb"))},
     }
 
@@ -53,16 +54,6 @@ def _git(*arguments: str) -> str | None:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _seconds(notebook: Path) -> float | None:

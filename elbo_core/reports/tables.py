@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from elbo_core.experiments.pool import measure_here
 from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.recheck import footer
 from elbo_core.experiments.records import Evaluation, read_evaluation
 from elbo_core.experiments.rows import calibrated, own_protocol, own_protocols, rows_of
 from elbo_core.experiments.run import Segmentation
@@ -216,7 +217,9 @@ def write_table(
     blocks = {metric: pivot(frame, metric).reset_index() for metric in frame.metric.unique()}
     frame.to_csv(paths[0], index=False, float_format="%.2f", lineterminator="\n")
     markdown = [f"**{metric}**\n\n{block.to_markdown(index=False)}" for metric, block in blocks.items()]
-    paths[1].write_text(f"{caption}\n\n" + "\n\n".join([*markdown, *notes]) + "\n", encoding="utf-8")
+    below = [*notes, *filter(None, [footer(profile)])]
+    paths[1].write_text(f"{caption}\n\n" + "\n\n".join([*markdown, *below]) + "\n", encoding="utf-8")
     latex = [f"% {metric}\n{block.to_latex(index=False, escape=True)}" for metric, block in blocks.items()]
-    paths[2].write_text(f"% {caption}\n" + "\n".join([*latex, *(f"% {note}\n" for note in notes)]), encoding="utf-8")
+    latex += [f"% {text}\n" for text in below]
+    paths[2].write_text(f"% {caption}\n" + "\n".join(latex), encoding="utf-8")
     return paths

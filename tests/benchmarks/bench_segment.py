@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
-from live import LiveTensors
 
 from elbo_core import Plan, align, load, observe
 from elbo_core.datasets.toy import toy_dataset
+from elbo_core.diffusion.live import LiveTensors
 from elbo_core.methods.elbo import class_losses
 from elbo_core.methods.observe import Attention, Losses, Observation, attend_caption, captions_of, conditions, keyed
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from live import LiveTensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from elbo_core import Plan, Recipe, observe
 from elbo_core.diffusion.families import wrap
+from elbo_core.diffusion.live import LiveTensors
 from elbo_core.methods.evidence import Evidence, EvidenceTimesAttention
 from elbo_core.scene import Scene
 from elbo_core.toy.world import THINGS

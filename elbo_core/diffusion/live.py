@@ -21,7 +21,7 @@ class LiveTensors(TorchDispatchMode):
         super().__init__()
         self.bytes = self.peak = 0
         self.shapes: set[torch.Size] = set()
-        self._known = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         for module in modules:
             for tensor in (*module.parameters(), *module.buffers()):
                 self._count(tensor)

@@ -5,7 +5,6 @@ Seconds are of the machine that measured them, which is named beside them; evalu
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from elbo_core.datasets import Dataset
 from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.experiments.forecast import parameters
 from elbo_core.experiments.keys import key_text, short_hash
+from elbo_core.experiments.machine import processor
 from elbo_core.experiments.pool import measure_here
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.rows import Row, own_protocol, rows_of
@@ -39,7 +39,7 @@ COLUMNS = pa.schema(
         ("classes", pa.int32()),
         ("evaluations", pa.int32()),  # of the network
         ("seconds", pa.float32()),  # observing and reading
-        ("machine", pa.string()),
+        ("seconds_on", pa.string()),  # the machine
     ]
 )
 NOTEBOOK = "20_table2_baselines"
@@ -94,7 +94,7 @@ class MethodCosts:
             {"method": definition(row), "evaluations": row.plan.evaluations(count) if count else 0,
              "seconds": seconds_of(denoiser, scene, row)} for row in rows
         ]  # fmt: skip
-        return [common | {"machine": machine()} | one for one in own]
+        return [common | {"seconds_on": machine()} | one for one in own]
 
     @property
     def opened(self) -> Dataset:
@@ -114,7 +114,7 @@ def seconds_of(denoiser: Denoiser, scene: Scene, row: Row) -> float:
 
 def machine() -> str:
     """The device that measures."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"one CPU core ({platform.machine()})"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"one core of {processor()}"
 
 
 def works(profile: Profile) -> list[MethodCosts]:
@@ -135,5 +135,5 @@ def read_costs(model: str, profile: Profile, root: Path = RUNS) -> pd.DataFrame:
     frame = pd.concat([work.store(root).read(work.methods(), work.contents()).to_pandas() for work in wanted])
     names = {definition(row): row.name for row in costed()}
     means = frame.assign(row=frame.method.map(names)).groupby("row")[["evaluations", "seconds"]].mean()
-    machines = ", ".join(sorted(frame.machine.unique()))
+    machines = ", ".join(sorted(frame.seconds_on.unique()))
     return means.reindex([row.name for row in costed()]).assign(machine=machines).reset_index()

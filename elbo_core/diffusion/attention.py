@@ -85,7 +85,7 @@ class AttentionLayer:
     def matrix(self) -> Tensor:
         """softmax(scale QK^T) itself, the mean over timesteps and heads: float32 [side*side, M]. For what no product
         with values can give; one timestep at a time, as it is large."""
-        total: Tensor | float = 0.0
+        total = torch.zeros((), device=self.query.device)
         for index in range(len(self.query)):
             one = self.only([index])
             logits = one.scale * one.query[0].float() @ one.key[0].float().mT

@@ -50,11 +50,8 @@ class Ovam(Baseline):
 
 def _read(caption: CaptionAttention, queries: Sequence[AttentionLayer], size: tuple[int, int]) -> Tensor:
     columns, extent = caption.columns_of("first"), next(iter(caption.extents.values()))
-    layers = [
-        replace(layer, query=own.query).among(extent)
-        for layer, own in zip(caption.cross.layers, queries, strict=True)
-    ]  # fmt: skip
-    layers = outside_middle(layers)
+    pairs = zip(caption.cross.layers, queries, strict=True)
+    layers = outside_middle([replace(layer, query=own.query).among(extent) for layer, own in pairs])
     finest = max(layer.side for layer in layers)
     tokens = [[column - extent.start for column in group] for group in each_token(columns)]
     maps = CrossAttention(layers).maps(tokens)  # each [T, n, side, side], the mean over heads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from elbo_core.captions import TEMPLATE, check_template
 from elbo_core.checks import check_least, check_whole
@@ -170,7 +171,7 @@ class Plan:
         elbo_timesteps: Sequence[int] = ELBO_TIMESTEPS,
         attention_timesteps: Sequence[int] = ATTENTION_TIMESTEPS,
         elbo_template: str = TEMPLATE,
-        **others: int,
+        **others: Any,
     ) -> Plan:
         """The plan of Algorithm 1 with other timesteps or another prompt for the losses; no timesteps, no question."""
         losses = (Ask(elbo_template, tuple(elbo_timesteps)),) if len(elbo_timesteps) else ()

@@ -74,10 +74,10 @@ def summarise(
         numbers = {metric: row} if name == "off" else {metric: row, f"{metric}_gain": row - rows[reading, "off"]}
         records += [_record(reading, name, called, number.estimate, n_images) for called, number in numbers.items()]
     for reading in dict.fromkeys(reading for reading, _ in counts):
-        for name, (row, other) in leads.items():
-            if not {(reading, row), (reading, other)} <= set(rows):
+        for name, (better, other) in leads.items():
+            if not {(reading, better), (reading, other)} <= set(rows):
                 continue
-            lead = rows[reading, row] - rows[reading, other]
+            lead = rows[reading, better] - rows[reading, other]
             records.append(_record(reading, name, f"{metric}_gain", lead.estimate, n_images))
     return pd.DataFrame(records).sort_values("reading", key=_order_of(counts), kind="stable", ignore_index=True)
 

@@ -82,14 +82,20 @@ def draw_by_model(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
     figure, axis = plt.subplots(figsize=(1.2 * len(means.columns) + 3.2, 0.5 * len(means) + 1.6), layout="constrained")
     sns.heatmap(means, annot=True, fmt=".1f", cmap="cividis", ax=axis, annot_kws={"fontsize": 11}, linewidths=1,
                 cbar_kws={"label": "mIoU (%), mean over the sets"})  # fmt: skip
-    for row, column in zip(*np.where(means.isna()), strict=True):
-        axis.text(column + 0.5, row + 0.5, "not defined", ha="center", va="center", fontsize=9, color="0.35")
+    _say_not_defined(axis, means)
     axis.set_yticklabels([in_words(row) for row in means.index], rotation=0)
     axis.set(xlabel="", ylabel="")
     axis.set_xticklabels(means.columns, rotation=20, ha="right")
     title = f"Best on {len(means.columns)} models: {_winners(means)}"
     axis.set_title(title)
     return describe(figure, f"{title}. mIoU of each method, mean over the data sets, for each model.")
+
+
+def _say_not_defined(axis: Axes, means: pd.DataFrame) -> None:
+    """Words in the cells that have no number."""
+    axis.grid(False)
+    for row, column in zip(*np.where(means.isna()), strict=True):
+        axis.text(column + 0.5, row + 0.5, "not defined", ha="center", va="center", fontsize=9, color="0.35")
 
 
 def _winners(means: pd.DataFrame) -> str:
@@ -109,8 +115,7 @@ def draw_plug_in(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
     limit = max(float(means.abs().max().max()), 0.1)
     sns.heatmap(means, annot=words.where(means.notna(), ""), fmt="", cmap="PuOr_r", vmin=-limit, vmax=limit, ax=axis,
                 annot_kws={"fontsize": 9}, linewidths=1, cbar_kws={"label": "gain in mIoU (points)"})  # fmt: skip
-    for row, column in zip(*np.where(means.isna()), strict=True):
-        axis.text(column + 0.5, row + 0.5, "not defined", ha="center", va="center", fontsize=9, color="0.35")
+    _say_not_defined(axis, means)
     axis.set_yticklabels([in_words(row.partition(" by calibration")[0]) for row in means.index], rotation=0)
     axis.set_xticklabels(means.columns, rotation=20, ha="right")
     axis.set(xlabel="mean gain over the sets; +: clear gains, −: clear losses, of single sets", ylabel="")
@@ -135,6 +140,9 @@ def _gains(table: pd.DataFrame, rows: Sequence[str], what: str, axis: str) -> Fi
     known = [row for row in rows if row in set(gains.row)]
     figure = draw_gains(gains, known, f"{what}: {finding(gains).lower()}")
     figure.supxlabel(axis, fontsize=11)
+    for legend in figure.legends:
+        legend.remove()  # there is one reading, and the title of the axis says what lines are
+    figure.axes[0].set_yticks(range(len(known)), [row.partition(" by ")[0] for row in known])
     return figure
 
 

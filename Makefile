@@ -27,10 +27,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env tables plan measure notebooks test lab models data bench clean
+.PHONY: help env tables plan measure notebooks report test browser-test lab models data bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "Options: PROFILE=smoke|toy|paper (now $(PROFILE)), IMAGES=so many of each set, MODEL (now $(MODEL)),"
 	@echo "MEASURE=all, CHECK='--seed 7 --items 40' (what make tables measures again), PYTHON3=a Python for .venv"
 
@@ -62,13 +62,17 @@ tables: | $(ENV) ## regenerate figures/<profile>: tables, figures, claims (MEASU
 	$(ALONE) env ELBO_FIGURES=figures "$(PYTHON)" -m elbo_core.experiments.all_tables "$(PROFILE)" $(CHECK)
 	mkdir -p "figures/$(PROFILE)"
 	"$(PYTHON)" -m elbo_core.reports.provenance "$(PROFILE)" "build/$(PROFILE)" "figures/$(PROFILE)/provenance.json"
+	@$(MAKE) --no-print-directory report
 
 plan: | $(ENV) ## a dry run: what is there, what is missing, and the cost, measured on two images a set
 	$(FORECAST) --probe "$(PROBE)"
 
 notebooks: | $(ENV) ## run all notebooks as `toy` and refresh their committed outputs
 	$(MAKE) PROFILE=toy tables
-	"$(PYTHON)" -m elbo_core.reports.notebooks build/toy/[0-9]*.ipynb
+	"$(PYTHON)" -m elbo_core.reports.notebooks refresh build/toy/[0-9]*.ipynb
+
+report: | $(ENV) ## build/report/index.html: all results and notebooks of PROFILE as pages to read offline
+	@"$(PYTHON)" -m elbo_core.reports.site "$(PROFILE)" build/report
 
 test: | $(ENV) ## lint, types, pytest, then every notebook as `smoke`
 	"$(PYTHON)" -m ruff format --check .
@@ -81,6 +85,9 @@ test: | $(ENV) ## lint, types, pytest, then every notebook as `smoke`
 
 measure: | $(ENV) ## measure all that the profile lacks, of every kind, and nothing else
 	"$(PYTHON)" -m elbo_core.experiments.measure --profile "$(PROFILE)"
+
+browser-test: | $(ENV) ## read the report and run notebooks 00 and 03 in a real browser (Chromium of the system)
+	"$(PYTHON)" -m pytest -q -rs tests/browser/check_report.py tests/browser/check_lab.py
 
 lab: | $(ENV) ## open JupyterLab on the first notebook
 	"$(PYTHON)" -m jupyterlab notebooks/00_start_here.ipynb

@@ -31,3 +31,7 @@ class StoreError(RuntimeError):
 
 class MeasurementError(RuntimeError):
     """An image that could not be measured; its cause says why."""
+
+
+class EditError(ValueError):
+    """A text edit that cannot be carried out as it is written; the message names the word and what to do."""

@@ -56,13 +56,25 @@ def alt_text(figure: Figure) -> str:
 
 
 def _show_with_alt_text() -> None:
-    """In a notebook, let every figure carry its alternative text."""
+    """In a notebook, let every figure carry its alternative text. Done anew before each cell: the backend that draws in
+    notebooks registers its own way when it is first used."""
     from IPython.core.getipython import get_ipython
 
     shell = get_ipython()
-    if shell is not None:
-        png = shell.display_formatter.formatters["image/png"]
-        png.for_type(Figure, lambda figure: (print_figure(figure, base64=True), {"alt": alt_text(figure)}))
+    if shell is None or shell.display_formatter is None:
+        return
+    png = shell.display_formatter.formatters["image/png"]
+
+    def register(*_: object) -> None:
+        png.for_type(Figure, _png_with_alt_text)
+
+    plt.switch_backend(plt.get_backend())  # first use
+    register()
+    shell.events.register("pre_run_cell", register)
+
+
+def _png_with_alt_text(figure: Figure) -> tuple[str, dict[str, str]]:
+    return print_figure(figure, base64=True), {"alt": alt_text(figure)}
 
 
 def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("svg", "png")) -> list[Path]:
@@ -104,20 +116,21 @@ def color_mask(mask: Tensor | np.ndarray, colors: np.ndarray = CLASS_COLORS) -> 
 
 def draw_masks(image: Tensor, truth: np.ndarray, masks: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
     """In one row the picture, its truth, and masks by their titles; the classes in the colours of the masks below."""
-    figure, axes = plt.subplots(1, len(masks) + 2, figsize=(2.6 * (len(masks) + 2), 3.3))
+    figure, axes = plt.subplots(1, len(masks) + 2, figsize=(2.6 * (len(masks) + 2), 3.4), layout="constrained")
     show_picture(axes[0], image, "picture")
     show_picture(axes[1], color_mask(truth), "truth")
     for axis, (title, mask) in zip(axes[2:], masks.items(), strict=True):
         show_picture(axis, color_mask(mask), title)
     class_legend(figure, classes)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
     return figure
 
 
 def class_legend(figure: Figure, classes: Sequence[str]) -> None:
     """The classes in the colours of `color_mask`, below the figure."""
     handles = _patches(classes)
-    legend = figure.legend(handles=handles, loc="lower center", ncol=max(1, len(classes)), frameon=False, fontsize=11)
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncol=max(1, len(classes)), frameon=False, fontsize=11
+    )
     _without_formulas(legend)
 
 

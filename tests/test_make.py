@@ -18,6 +18,7 @@ TARGET = "build/smoke/10_table_x.ipynb"
 
 def notebook(path: Path, code: str) -> None:
     cells = [
+        nbformat.v4.new_markdown_cell("# A table?\n\n**Paper item:** Table X. **Run time:** a second."),
         nbformat.v4.new_code_cell('profile = "toy"', metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(code),
     ]
@@ -113,10 +114,11 @@ def test_a_notebook_is_run_once_with_the_profile(project):
     notebook(project / "notebooks" / "10_table_x.ipynb", "print(profile, __import__('os').getcwd())")
     first = make(project, "tables")
     assert first.returncode == 0, first.stderr
+    report = first.stdout.rstrip().rsplit("the report: ", 1)[1]
+    assert (project / report).is_file(), "it ends by naming the report"
     cells = nbformat.read(project / TARGET, as_version=4).cells
     assert cells[-1].outputs[0].text.startswith("smoke ")
     assert cells[-1].outputs[0].text.rstrip().endswith("a project/notebooks")
-    assert (project / TARGET).with_suffix(".html").exists()
     written = (project / TARGET).stat().st_mtime_ns
     assert make(project, "tables").returncode == 0
     assert (project / TARGET).stat().st_mtime_ns == written, "up to date"
@@ -134,5 +136,17 @@ def test_a_failed_notebook_never_counts_as_up_to_date(project):
 def test_help_lists_the_targets(project):
     listed = make(project).stdout
     assert all(
-        target in listed for target in ("tables", "plan", "test", "notebooks", "lab", "models", "bench", "clean")
+        target in listed
+        for target in (
+            "tables",
+            "plan",
+            "report",
+            "browser-test",
+            "test",
+            "notebooks",
+            "lab",
+            "models",
+            "bench",
+            "clean",
+        )
     )

@@ -1,4 +1,5 @@
-"""The prompt sets of Table V: A&E, DVMP and ABC-6K, drawn by their rules or read from their files."""
+"""The prompt sets of Table V: A&E, DVMP and ABC-6K, drawn by their rules or read from their files; and those of the
+embedded world."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import numpy as np
 from elbo_core.datasets.dataset import check_count, read_text
 from elbo_core.datasets.folders import default_root
 from elbo_core.datasets.phrases import COLORS, NounPhrase, noun_phrases
+from elbo_core.datasets.toy_prompts import draw_toy_abc, draw_toy_ae, draw_toy_dvmp
 from elbo_core.errors import DatasetError
 
 Generator: TypeAlias = np.random.Generator
@@ -172,4 +174,7 @@ PROMPT_SETS = {
     "a&e": PromptSet("AnE.json", _read_groups, draw_attend_and_excite),
     "dvmp": PromptSet("DVMP.txt", _read_lines, draw_dvmp),
     "abc-6k": PromptSet("ABC-6K.txt", _read_pairs, _not_drawn, paired=True),
+    "toy-ae": PromptSet("toy-AE.txt", _read_lines, draw_toy_ae),
+    "toy-dvmp": PromptSet("toy-DVMP.txt", _read_lines, draw_toy_dvmp),
+    "toy-abc": PromptSet("toy-ABC.txt", _read_pairs, draw_toy_abc, paired=True),
 }

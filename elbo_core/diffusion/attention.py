@@ -20,6 +20,10 @@ from torch.overrides import TorchFunctionMode
 from elbo_core.diffusion.precision import whole_precision
 from elbo_core.errors import UnsupportedModelError
 
+WIDEST = 128
+"""So many values at most go through a kernel at once. The softmax of a layer costs the same for one as for many, and the
+heads of small networks are only sixteen wide."""
+
 
 @dataclass(frozen=True)
 class AttentionLayer:
@@ -49,8 +53,8 @@ class AttentionLayer:
         """softmax(scale QK^T) V for `values` [M, V] or [T, M, V], averaged over heads: [T, side*side, V] in float32."""
         values = self._among_all_keys(values.to(self.query.device, torch.float32))
         values = values.expand(len(self.query), *values.shape[-2:])
-        mixed = [self._attend(block) for block in values.split(self.query.shape[-1], dim=-1)]
-        return torch.cat(mixed, dim=-1)
+        width = max(self.query.shape[-1], min(values.shape[-1], WIDEST))
+        return torch.cat([self._attend(block, width) for block in values.split(width, dim=-1)], dim=-1)
 
     def only(self, index: Sequence[int]) -> AttentionLayer:
         """The same layer at some of its timesteps, by their position."""
@@ -100,13 +104,14 @@ class AttentionLayer:
             return values
         return F.pad(values, (0, 0, self.part.start, self.key.shape[2] - self.part.stop))
 
-    def _attend(self, values: Tensor) -> Tensor:
-        """One kernel call. The fused kernels want values as wide as the keys, so narrower ones are padded."""
-        heads, width = self.query.shape[1], self.query.shape[-1]
-        padded = F.pad(values, (0, width - values.shape[-1]))[:, None].expand(-1, heads, -1, -1)
-        query, key = self.query.float(), self.key.float()
+    def _attend(self, values: Tensor, width: int) -> Tensor:
+        """One kernel call. The fused kernels want values as wide as the keys, so what is narrower than `width` is filled
+        up with zeros: in queries and keys they change no product."""
+        query, key = (F.pad(one.float(), (0, width - one.shape[-1])) for one in (self.query, self.key))
+        heads, filled = query.shape[1], F.pad(values, (0, width - values.shape[-1]))
         bias = None if self.bias is None else self.bias.float()
-        mixed = F.scaled_dot_product_attention(query, key, padded, attn_mask=bias, scale=self.scale)
+        spread = filled[:, None].expand(-1, heads, -1, -1)
+        mixed = F.scaled_dot_product_attention(query, key, spread, attn_mask=bias, scale=self.scale)
         return mixed.mean(dim=1)[..., : values.shape[-1]]
 
 

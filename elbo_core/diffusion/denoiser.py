@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from elbo_core.captions import Caption
-from elbo_core.diffusion.attention import AttentionTap, Call, Operators
-from elbo_core.diffusion.objectives import conversion
+from elbo_core.diffusion.attention import AttentionTap, Call, Operators, Replacement
+from elbo_core.diffusion.objectives import TO_CLEAN, conversion
 from elbo_core.diffusion.precision import Arguments, Result, whole_precision
 from elbo_core.diffusion.registry import REGISTRY
 from elbo_core.diffusion.schedule import FLOW, NoiseSchedule, PathPoint, RectifiedFlow, VariancePreserving
@@ -106,6 +106,8 @@ class Denoiser(ABC):
     processor: type
     """The attention processor of all its layers: one call each through the fused function."""
     kind: type[NoiseSchedule] = VariancePreserving
+    guidance_scale: float = 7.5
+    """Of classifier-free guidance where nothing else is said, as in the released code."""
 
     def __init__(self, pipeline: DiffusionPipeline, name: str):
         self.name = name
@@ -238,10 +240,10 @@ class Denoiser(ABC):
 
     def _checked_latents(self, encoded: object) -> Tensor:
         """The latents [C, h, w] of what a VAE returned: the posterior mean or, of one without a posterior, its code."""
-        vae, side = self.pipeline.vae, self.image_size // self.pipeline.vae_scale_factor
+        vae = self.pipeline.vae
         posterior = getattr(encoded, "latent_dist", None)
         mean = getattr(encoded, "latents", None) if posterior is None else posterior.mean
-        wanted = (1, self._latent_channels(), side, side)
+        wanted = (1, *self.latent_shape)
         if mean is None or mean.shape != wanted:
             found = "none" if mean is None else tuple(mean.shape)
             raise UnsupportedModelError(
@@ -252,6 +254,28 @@ class Denoiser(ABC):
         if not mean.isfinite().all():
             raise ModelOutputError(f"the VAE of {self.name} returned NaN or infinity")
         return mean[0]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture."""
+        side = self.image_size // self.pipeline.vae_scale_factor
+        return self._latent_channels(), side, side
+
+    @_alone
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> their pictures [B, 3, R, R] in [0, 1], float32, one at a time as memory is short.
+
+        Raises:
+            ModelOutputError: the VAE returned NaN or infinity.
+        """
+        vae = self._whole_vae()
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        scaled = latents.to(self.device, torch.float32) / vae.config.scaling_factor + shift
+        pictures = torch.cat([vae.decode(one, return_dict=False)[0] for one in scaled.split(1)])
+        if not pictures.isfinite().all():
+            raise ModelOutputError(f"the VAE of {self.name} returned NaN or infinity")
+        return (pictures / 2 + 0.5).clamp(0, 1)
 
     def _try_prediction(self, latents: Tensor) -> None:
         noising = self._follow_scheduler()
@@ -347,13 +371,49 @@ class Denoiser(ABC):
         Raises:
             ModelOutputError: the network returned NaN or infinity.
             UnsupportedModelError: it failed, and some of its attention layers are not its own.
+            ScheduleError: the scheduler is not one for this model.
         """
+        return self.to_epsilon(self.respond(noisy, timesteps, text), noisy, timesteps)
+
+    def to_epsilon(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise estimate that the network's own output [B, C, h, w] amounts to at `timesteps` [B] or [1]."""
         noising = self._follow_scheduler()
+        return noising.to_epsilon(output, noisy, noising.schedule.at(timesteps).like(noisy))
+
+    def to_clean(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The clean latents that the network's own output [B, C, h, w] amounts to at `timesteps` [B] or [1]."""
+        noising = self._follow_scheduler()
+        return TO_CLEAN[noising.prediction_type](output, noisy, noising.schedule.at(timesteps).like(noisy))
+
+    @_alone
+    def respond(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        """The network's own output in float32 [B, C, h, w], with gradients where they are enabled.
+
+        Raises:
+            ModelOutputError, UnsupportedModelError, ScheduleError: as `predict`.
+        """
+        self._follow_scheduler()  # one that does not fit is refused before the network runs
         output = self._run(noisy.to(self.dtype), timesteps.to(self.device), text.to(self.dtype)).float()
         if not output.isfinite().all():
             broken = timesteps[~output.isfinite().flatten(1).all(dim=1).cpu()]
             raise ModelOutputError(f"{self.name} returned NaN or infinity at timesteps {broken.unique().tolist()}")
-        return noising.to_epsilon(output, noisy, noising.schedule.at(timesteps).like(noisy))
+        return output
+
+    @_alone
+    def respond_and_attend(
+        self, noisy: Tensor, timesteps: Tensor, text: Conditioning, replace: Replacement | None = None
+    ) -> tuple[Tensor, Operators]:
+        """The network's own output as `respond` gives it, and its attention, both with gradients where they are
+        enabled. replace: see `AttentionTap`; the attention is that before it is replaced.
+
+        Raises:
+            ModelOutputError: the network returned NaN or infinity.
+            UnsupportedModelError: some layers do not use the fused function (see `AttentionTap`).
+        """
+        gradients = torch.is_grad_enabled()
+        with AttentionTap(self.network, gradients=gradients, replace=replace, remedy=self._remedy()) as tap:
+            output = self.respond(noisy, timesteps, text)
+        return output, self._operators(tap.calls)
 
     def _run(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         try:
@@ -378,12 +438,11 @@ class Denoiser(ABC):
         return f"denoiser.network.set_attn_processor({self.processor.__module__}.{self.processor.__name__}())"
 
     @_alone
+    @torch.no_grad()
     def attend(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Operators:
         """The attention operators of one forward pass, one entry per sample of the batch.
 
         Raises:
             UnsupportedModelError: some layers do not use the fused function (see `AttentionTap`).
         """
-        with AttentionTap(self.network, remedy=self._remedy()) as tap:
-            self.predict(noisy, timesteps, text)
-        return self._operators(tap.calls)
+        return self.respond_and_attend(noisy, timesteps, text)[1]

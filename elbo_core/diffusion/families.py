@@ -73,6 +73,7 @@ class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL: two CLIP encoders side by side, a pooled vector, and the sizes that the image is to have."""
 
     needs = (*StableDiffusion.needs, "tokenizer_2", "text_encoder_2")
+    guidance_scale = 5.0
 
     def condition(self, texts: list[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
@@ -107,6 +108,7 @@ class StableDiffusion3(_RectifiedFlow):
     """Stable Diffusion 3 and 3.5: image tokens first, then 77 of CLIP and 256 of T5, in one sequence."""
 
     processor = JointAttnProcessor2_0
+    guidance_scale = 7.0
     t5_limit = 256
 
     def _parts(self) -> dict[str, TextPart]:

@@ -81,6 +81,15 @@ TO_EPSILON: dict[str, Callable[[Tensor, Tensor, PathPoint], Tensor]] = {
 }
 """By diffusers' `prediction_type`: (network output, z_t, path) -> noise estimate."""
 
+TO_CLEAN: dict[str, Callable[[Tensor, Tensor, PathPoint], Tensor]] = {
+    "epsilon": lambda output, noisy, path: (noisy - path.sigma * output) / path.alpha,
+    "v_prediction": lambda output, noisy, path: path.alpha * noisy - path.sigma * output,
+    "sample": lambda output, noisy, path: output,
+    "flow_prediction": lambda output, noisy, path: noisy - path.sigma * output,
+}
+"""By the same: (network output, z_t, path) -> the clean latents x. At pure noise (alpha = 0) a noise estimate says
+nothing of them, so that they are read from the output itself; only an epsilon-predicting network cannot start there."""
+
 
 def conversion(prediction_type: str) -> Callable[[Tensor, Tensor, PathPoint], Tensor]:
     """How to read the noise estimate out of a network of this diffusers `prediction_type`.

@@ -54,8 +54,12 @@ hub; a community's mirrors take their place. Revisions are those that public cod
 is known for sure of the mirrors of SD2."""
 
 
-HELPERS = {"grounding-dino": "IDEA-Research/grounding-dino-base", "sam": "facebook/sam-vit-huge"}
-"""What annotates pictures (`datasets.build_aep`): alias -> hub id."""
+HELPERS = {
+    "grounding-dino": "IDEA-Research/grounding-dino-base",
+    "sam": "facebook/sam-vit-huge",
+    "clip-b32": "openai/clip-vit-base-patch32",
+}
+"""What annotates pictures (`datasets.build_aep`) and scores generated ones: alias -> hub id."""
 
 
 def paper_name(model: str) -> str:

@@ -173,7 +173,7 @@ def _common_stamp(profile: str) -> str:
         path for place in places for path in place.rglob("*") if path.suffix in kinds and "training" not in path.parts
     ]
     digest = hashlib.sha256(f"{os.environ.get('ELBO_IMAGES', '')} {RUNS}".encode())
-    for path in [*sorted(files), DATA / "profiles" / f"{profile}.yaml"]:
+    for path in [*sorted(files), *sorted(DATA.glob("*.yaml")), DATA / "profiles" / f"{profile}.yaml"]:
         digest.update(f"{path.relative_to(ROOT)} {_of_file(path)}\n".encode())
     return digest.hexdigest()
 

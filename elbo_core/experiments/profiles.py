@@ -21,6 +21,8 @@ class Profile:
     datasets: those of the segmentation tables, in the paper's order. attributes: the set of Table IV.
     split: of the scenes that are only looked at; looked_at: how many of each set; redrawn: of how many of each the
     losses are measured under other noise, too.
+    edits: how many sources are edited, with edits_model in edit_steps steps; inverted: of how many the inversion is
+    measured. None where no judge can tell what a picture shows.
     notebooks: by name, those that belong to the profile, with the parameters that differ from their own.
     """
 
@@ -33,7 +35,13 @@ class Profile:
     split: str = "dev"
     looked_at: int = 2
     redrawn: int = 2
+    edits: int = 0
+    inverted: int = 0
+    edit_steps: int = 50
+    edits_model: str = "toy-sd15"
     notebooks: Mapping[str, Mapping] = field(default_factory=dict)
+    generation: Mapping = field(default_factory=dict)
+    """What pictures are generated (`experiments.generation.works`)."""
     more_images: Mapping[str, int] = field(default_factory=dict)
 
     def images_of(self, batch: str) -> int | None:

@@ -184,23 +184,29 @@ def phrases(recipe: Recipe) -> list[Row]:
 def beside_evidence(recipe: Recipe) -> list[Row]:
     """What evidence is compared and combined with: Algorithm 1 off and on, its score from the loss of leaving out, and
     the product of evidence and attention."""
-    left_out, product = replace(recipe, score=LeaveOneOutScore()), EvidenceTimesAttention(reading=recipe.off())
-    return [
-        _row("off", recipe.off()),
-        _row("on", recipe),
-        Row("on, score of leaving out", method=left_out),
-        Row("evidence x attention", method=product),
-    ]
+    product = EvidenceTimesAttention(reading=recipe.off())
+    return [*_algorithm_1(recipe), Row("evidence x attention", method=product)]
+
+
+def _algorithm_1(recipe: Recipe) -> list[Row]:
+    """Off, on, and on with the score from the loss of leaving out."""
+    left_out = replace(recipe, score=LeaveOneOutScore())
+    return [_row("off", recipe.off()), _row("on", recipe), Row("on, score of leaving out", method=left_out)]
 
 
 def evidence() -> list[Row]:
-    """Evidence in its kinds, and from fewer timesteps. None of them reads attention."""
+    """Evidence in its kinds, and from fewer timesteps. None of them reads attention, so they are the same rows beside
+    every reading of it."""
     kinds = {"evidence": Evidence(), "class against empty": Evidence.of_class(), "Kong et al.": Evidence.kong()}
     fewer = [
         Row(f"evidence, {count} timesteps", method=Evidence(), plan=_over(Evidence().needs, _spread(count)))
         for count in (1, 2, 5, 10)
     ]
     return [*(Row(name, method=method) for name, method in kinds.items()), *fewer]
+
+
+SIMPLEST = Evidence(weight="epsilon", blur=1.0, clamp=True)
+"""All timesteps alike, a blur of one latent pixel, clamped: what others must beat, whatever the defaults are."""
 
 
 def evidence_choices() -> list[Row]:
@@ -216,21 +222,29 @@ def evidence_choices() -> list[Row]:
     The rule did not say how many scenes. After it was written, the first six a set were measured with toy-sd15: "weight
     relative" was better by 1.5 points [+0.5, +2.3], and nothing else would have moved a default. Six scenes are few for
     so many rows, so none was moved; the choice is to be made on the next forty a set, and only on those.
+
+    By the same rule, the mean being over both readings too, "on, score of leaving out" is compared with "on": if it
+    wins, its score becomes that of `Recipe.best()`. (Written before it was measured on more than those six scenes. A
+    trial of the code then showed all rows on four of the forty, with weights that have been replaced since; no rule or
+    row was changed after it.)
+
+    `reports.choices` applies the rule.
     """
-    weights = {f"weight {name}": Evidence(weight=name) for name in ("velocity", "relative")}
-    blurs = {f"blur {width}": Evidence(blur=width) for width in (0, 0.5, 1.5, 2.0)}
-    kinds = {"default": Evidence(), **weights, **blurs, "not clamped": Evidence(clamp=False)}
-    middle = _over(Evidence().needs, tuple(ELBO_TIMESTEPS[5:15]))
+    weights = {f"weight {name}": replace(SIMPLEST, weight=name) for name in ("velocity", "relative")}
+    blurs = {f"blur {width}": replace(SIMPLEST, blur=width) for width in (0, 0.5, 1.5, 2.0)}
+    kinds = {"default": SIMPLEST, **weights, **blurs, "not clamped": replace(SIMPLEST, clamp=False)}
+    middle = _over(SIMPLEST.needs, tuple(ELBO_TIMESTEPS[5:15]))
     rows = [*(Row(name, method=method) for name, method in kinds.items())]
-    rows += [Row("middle timesteps", method=Evidence(), plan=middle)]
-    return rows + _in_both_readings(lambda recipe: [*beside_evidence(recipe), *_products(recipe)])
+    rows += [Row("middle timesteps", method=SIMPLEST, plan=middle)]
+    return rows + _in_both_readings(lambda recipe: [*_algorithm_1(recipe), *_products(recipe)])
 
 
 def _products(recipe: Recipe) -> list[Row]:
-    """Evidence times attention, as it might be otherwise."""
+    """Evidence times attention, as it might be."""
     kinds = {
-        "velocity x attention": EvidenceTimesAttention(Evidence(weight="velocity"), recipe.off()),
-        "evidence x calibrated attention": EvidenceTimesAttention(reading=recipe),
+        "evidence x attention": EvidenceTimesAttention(SIMPLEST, recipe.off()),
+        "velocity x attention": EvidenceTimesAttention(replace(SIMPLEST, weight="velocity"), recipe.off()),
+        "evidence x calibrated attention": EvidenceTimesAttention(SIMPLEST, recipe),
     }
     return [Row(name, method=method) for name, method in kinds.items()]
 
@@ -283,7 +297,7 @@ BATCHES: dict[str, list[Row]] = {
     "attention": _in_both_readings(lambda recipe: [*controls(recipe)[:1], *attention_timesteps(recipe)]),
     "text": of_the_text(),
     "phrases": _in_both_readings(phrases),
-    "evidence": [*_in_both_readings(beside_evidence), *evidence()],
+    "evidence": _in_both_readings(lambda recipe: [*beside_evidence(recipe), *evidence()]),
     "evidence choices": evidence_choices(),
     "baselines": [*_in_both_readings(lambda recipe: [_row("off", recipe.off()), _row("on", recipe)]), *baselines()],
     "own protocols": own_protocols(),

@@ -210,9 +210,7 @@ def measure_image(denoiser: Denoiser, dataset: Dataset, index: int, rows: Sequen
     heatmaps = read_rows(observation, defined) if observation else {row.definition: nothing for row in rows}
     common = {"image": scene.id, "index": index, "content": dataset.contents[index]}
     common |= {"seconds_observed": observed - started, "seconds_read": time.perf_counter() - observed}
-    records = [
-        common | {"method": definition} | undefined_record(reason) for definition, reason in undefined.items()
-    ]
+    records = [common | {"method": definition} | undefined_record(reason) for definition, reason in undefined.items()]
     for row in defined:
         counts = count(heatmaps[row.definition], scene.labels, scene.label_map, len(dataset.classes))
         candidates = _candidates(scene, heatmaps[row.definition], observation, row)

@@ -64,15 +64,18 @@ class Work(Protocol):
 KINDS: dict[str, str] = {
     "segmentation": "elbo_core.experiments.forecast",
     "redraws": "elbo_core.experiments.redraws",
+    "generation": "elbo_core.experiments.generation",
+    "edits": "elbo_core.experiments.edits",
     "method costs": "elbo_core.experiments.method_costs",
+    "choices": "elbo_core.experiments.choices",
+    "masses": "elbo_core.experiments.masses",
+    "drawn": "elbo_core.experiments.drawn",
 }
 """By kind, the module whose `works(profile)` lists its works. Each is imported when it is first asked."""
 
 
 def all_works(profile: Profile, kinds: Iterable[str] | None = None) -> list[Work]:
     """All works of a profile, of all kinds or of some, in the order of the kinds; each once.
-
-    Of a kind, those with the most methods come first: what they share with others is done then.
 
     Of a kind, those with the most methods come first: what they share with others is done then.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
+from PIL import Image
 
+from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.diffusion.models import load
 from elbo_core.experiments.rows import READINGS
 from elbo_core.explore.picture import GAP, PANEL, TITLE, alt_text, frame
 from elbo_core.explore.view import TIMESTEPS, Settings, Subject, look, look_at
-from elbo_core.images import read_image
-from elbo_core.scene import Scene
+from elbo_core.scene import IGNORED, Scene
 
 CLICK = (
     "const box = this.getBoundingClientRect(), scale = this.naturalWidth / box.width;"
@@ -25,6 +28,12 @@ CLICK = (
     "field.dispatchEvent(new Event('change', {bubbles: true}));"
 )
 """ipywidgets has no event for a click on a picture: this writes its place in the PNG into a hidden text field."""
+
+
+ALL = "all"
+"""The value of a control that picks no single timestep or layer."""
+SETTINGS = ("reading", "gamma", "threshold", "timestep", "layer", "wipe")
+"""The controls whose change asks for another reading only."""
 
 
 @dataclass
@@ -51,7 +60,7 @@ def explorer(models: list[str], scenes: Mapping[str, Scene], classes: list[str])
 class _Explorer:
     def __init__(self, models: list[str], scenes: Mapping[str, Scene], classes: list[str]) -> None:
         self._scenes, self._classes = dict(scenes), classes
-        self._denoisers: dict[str, Any] = {}
+        self._denoisers: dict[str, Denoiser] = {}
         self._controls = _controls(models, list(scenes), classes)
         self._picture = widgets.HTML()
         self._clicked = _hidden_field()
@@ -64,7 +73,7 @@ class _Explorer:
         self.box = _layout(self._controls, self._picture, self._clicked, self._status)
 
     def _connect(self) -> None:
-        for name in ("reading", "gamma", "threshold", "timestep", "layer", "wipe"):
+        for name in SETTINGS:
             self._controls[name].observe(self._reread, "value")
         for name in ("picture", "model", "upload"):
             self._controls[name].observe(self._change_picture, "value")
@@ -73,41 +82,50 @@ class _Explorer:
         self._clicked.observe(self._click, "value")
 
     def _settings(self, pixel: tuple[int, int]) -> Settings:
-        controls = self._controls
-        return Settings(
-            controls["reading"].value, 1 / controls["gamma"].value, controls["threshold"].value,
-            controls["timestep"].value, controls["layer"].value, pixel, controls["wipe"].value,
-        )  # fmt: skip
+        value = {name: self._controls[name].value for name in SETTINGS}
+        one = {name: None if value[name] == ALL else value[name] for name in ("timestep", "layer")}
+        gamma = 1 / value["gamma"]
+        return Settings(value["reading"], gamma, value["threshold"], **one, pixel=pixel, wipe=value["wipe"])
 
     def _ask(self, scene: Scene) -> Subject:
         name = self._controls["model"].value
         self._status.value = f"asking {html.escape(name)} …"
-        denoiser = self._denoisers.setdefault(name, None) or load(name)
-        self._denoisers[name] = denoiser
-        subject = look_at(denoiser, scene)
-        self._controls["layer"].options = [("those of the reading", None), *_named(subject)]
+        if name not in self._denoisers:
+            self._denoisers[name] = load(name)
+        subject = look_at(self._denoisers[name], scene)
+        self._controls["layer"].options = [("those of the reading", ALL), *_named(subject)]
         self._status.value = f"{html.escape(name)} has been asked about {html.escape(', '.join(scene.classes))}"
         return subject
 
     def _change_picture(self, change: dict) -> None:
-        """Another picture or model; a picture of the list brings its own classes."""
-        scene = self._chosen()
+        """Another picture or model. One of the list brings its own classes, an uploaded one takes those ticked."""
         if change["owner"] is self._controls["picture"]:
+            with self._controls["upload"].hold_trait_notifications():
+                self._controls["upload"].value = ()
+            scene = self._scenes[change["new"]]
             self._controls["classes"].value = tuple(name for name in scene.classes if name in self._classes)
-        self._ask_about(scene)
+        self._ask_about(())
 
     def _ask_again(self, _: object) -> None:
         """Other classes: the picture keeps its truth of those that it has."""
-        self._ask_about(with_classes(self._chosen(), self._controls["classes"].value))
+        self._ask_about(self._controls["classes"].value)
 
-    def _chosen(self) -> Scene:
+    def _chosen(self, classes: tuple[str, ...]) -> Scene:
+        """The picture with these classes, with its own if there are none.
+
+        Raises:
+            OSError, ValueError: the uploaded file is no picture, or no class is ticked for it.
+        """
         uploaded = self._controls["upload"].value
         if uploaded:
-            return Scene(read_image(bytes(uploaded[0].content)), self._controls["classes"].value, uploaded[0].name)
-        return self._scenes[self._controls["picture"].value]
+            picture = Image.open(io.BytesIO(bytes(uploaded[0].content)))
+            return Scene.of(picture, classes or self._controls["classes"].value)
+        scene = self._scenes[self._controls["picture"].value]
+        return with_classes(scene, classes) if classes else scene
 
-    def _ask_about(self, scene: Scene) -> None:
+    def _ask_about(self, classes: tuple[str, ...]) -> None:
         try:
+            scene = self._chosen(classes)
             subject = self._ask(scene)
         except (ValueError, OSError) as error:
             self._status.value = html.escape(str(error))
@@ -150,11 +168,12 @@ class _Explorer:
 
 
 def with_classes(scene: Scene, classes: tuple[str, ...]) -> Scene:
-    """A scene with other candidate classes; what is not in its truth has label 0 < label < 255 that occurs nowhere."""
-    known = dict(zip(scene.classes, scene.labels, strict=True)) if scene.label_map is not None else {}
-    taken = {0, *known.values(), *(set() if scene.label_map is None else set(scene.label_map.flat))}
-    free = iter(sorted(set(range(1, 255)) - {int(label) for label in taken}))
-    labels = tuple(known[name] if name in known else next(free) for name in classes) if known else ()
+    """A scene with other candidate classes; one that is not in the truth gets a label that occurs nowhere."""
+    if scene.label_map is None:
+        return replace(scene, classes=tuple(classes), caption=None, phrases=())
+    known = dict(zip(scene.classes, scene.labels, strict=True))
+    free = iter(sorted(set(range(1, IGNORED)) - {int(label) for label in np.unique(scene.label_map)}))
+    labels = tuple(known[name] if name in known else next(free) for name in classes)
     return replace(scene, classes=tuple(classes), labels=labels, caption=None, visible=(), phrases=())
 
 
@@ -179,7 +198,7 @@ def _named(subject: Subject) -> list[tuple[str, int]]:
 def _controls(models: list[str], pictures: list[str], classes: list[str]) -> dict[str, Any]:
     """All controls by name. A slider tells its value when it is let go: a picture for each step between would queue."""
     wide, slow = {"description_width": "84px"}, {"continuous_update": False}
-    times = [("1 to 200, mean", None), *((str(time), time) for time in TIMESTEPS)]
+    times = [("mean of 20 to 200", ALL), *((str(time), time) for time in TIMESTEPS)]
     return {
         "picture": widgets.Dropdown(options=pictures, description="picture", style=wide),
         "upload": widgets.FileUpload(accept="image/*", description="or upload one"),
@@ -190,9 +209,9 @@ def _controls(models: list[str], pictures: list[str], classes: list[str]) -> dic
             options=list(READINGS), value="late layers", description="reading", style=wide
         ),
         "gamma": widgets.FloatSlider(3, min=1, max=8, step=0.5, description="1 / γ", style=wide, **slow),
-        "threshold": widgets.FloatSlider(0.5, min=0.01, max=0.99, step=0.01, description="threshold", style=wide, **slow),
+        "threshold": widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="threshold", style=wide, **slow),
         "timestep": widgets.SelectionSlider(options=times, description="timestep", style=wide, **slow),
-        "layer": widgets.Dropdown(options=[("those of the reading", None)], description="layer", style=wide),
+        "layer": widgets.Dropdown(options=[("those of the reading", ALL)], description="layer", style=wide),
         "wipe": widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="wipe", style=wide, **slow),
         "pixel": widgets.Text(description="pixel x, y", placeholder="40, 60", style=wide, **slow),
     }  # fmt: skip

@@ -26,7 +26,7 @@ def _font(size: int = 13) -> ImageFont.FreeTypeFont:
 
 
 @functools.cache
-def _heat() -> np.ndarray:
+def _colours() -> np.ndarray:
     """The colours of 256 steps from 0 to 1, uint8 [256, 3]."""
     return (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
@@ -80,12 +80,12 @@ def _masks(subject: Subject, look: Look, settings: Settings) -> list[Panel]:
 
 def _heatmaps(look: Look, settings: Settings) -> list[Panel]:
     named = zip(look.after.classes, look.after.values, look.after.scores, strict=True)
-    return [(f"{name}, S = {score:.2f}", _crossed(_warm(values), settings.pixel)) for name, values, score in named]
+    return [(f"{name}, S = {score:.2f}", _crossed(heat(values), settings.pixel)) for name, values, score in named]
 
 
-def _warm(values: Tensor) -> np.ndarray:
+def heat(values: Tensor) -> np.ndarray:
     """A map in [0, 1] in colours."""
-    return _heat()[(values.clamp(0, 1) * 255).round().long().numpy()]
+    return _colours()[(values.clamp(0, 1) * 255).round().long().numpy()]
 
 
 def _bytes(picture: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _short(title: str) -> str:
 
 def _pixel_row(subject: Subject, look: Look, settings: Settings) -> Image.Image:
     """Left, where the pixel's self-attention goes; right, the heatmaps' values there, before (pale) and after."""
-    row = _row([("self-attention from the cross", _warm(look.attended))])
+    row = _row([("self-attention from the cross", heat(look.attended))])
     draw, (x, y) = ImageDraw.Draw(row), settings.pixel
     left, top, length = PANEL + 2 * GAP, TITLE, 380
     draw.text((left, 3), f"heatmaps at pixel {x}, {y}: before (pale) and after", fill=INK, font=_font())

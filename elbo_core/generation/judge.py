@@ -128,9 +128,26 @@ class Verdict:
             lambda row, color, thing: self._is_there(row, thing, threshold) and self._has_color(row, color, thing),
         )
 
-    def _all(self, wanted: Sequence[Wanted], holds) -> Tensor:
+    def counts(self, wanted: Sequence[Wanted], threshold: float = 0.5) -> Tensor:
+        """For each picture how many of its wanted things are there, and how many of them in their colour; int [B, 2].
+
+        Raises:
+            ValueError: as `right`.
+        """
+        self._check(wanted)
+        found = [
+            [(self._is_there(row, thing, threshold), self._has_color(row, color, thing)) for color, thing in pairs]
+            for row, pairs in enumerate(wanted)
+        ]
+        sums = [[sum(there for there, _ in own), sum(there and right for there, right in own)] for own in found]
+        return torch.tensor(sums, dtype=torch.long).reshape(-1, 2)
+
+    def _check(self, wanted: Sequence[Wanted]) -> None:
         if len(wanted) != len(self.present):
             raise ValueError(f"{len(wanted)} lists of wanted things for {len(self.present)} pictures")
+
+    def _all(self, wanted: Sequence[Wanted], holds) -> Tensor:
+        self._check(wanted)
         return torch.tensor([all(holds(row, *pair) for pair in pairs) for row, pairs in enumerate(wanted)])
 
     def _is_there(self, row: int, thing: str, threshold: float) -> bool:

@@ -1,7 +1,7 @@
 """The ledger of claims: what the paper says, what its numbers show, what ours show, and a verdict by rule.
 
-Each claim of `data/paper/claims.yaml` that the embedded world can test is turned into one number that should be
-positive (or, for claims of equality, close to zero), with its bootstrap interval over images.
+Each claim of `data/paper/claims.yaml` and of `data/claims_ours.yaml` that the embedded world can test is turned into
+one number that should be positive (or, for claims of equality, close to zero), with its bootstrap interval over images.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Claim:
     test: `rows: [a, b, ...]`, mIoU of a over the best of the others, by data set less those of `but`; or
         `groups: quantity`, IoU of the (image, class) pairs with more of a quantity over those with less, calibration
         off; or `memory: model`, by how many points the memory of a picture with ten classes stays below that of a
-        forward pass and a tenth (`reports.cost`).
+        forward pass and a tenth (`reports.cost`); or `experiment: id`, what a controlled experiment of this id has
+        found (`reports.misalignment`, `reports.intervention`); or `edits: metric`, how much more of it edits with
+        calibrated maps have (`reports.editing`).
         `across`: how the data sets are put together (`ACROSS`); `table`: of the paper's numbers; `expect`: a rule of
         `RULES`, `more` by default; `attributes`: on the set of Table IV; `models: every`: the least of all models.
     """
@@ -99,6 +101,22 @@ def read_claims(path: Path = DATA / "paper" / "claims.yaml") -> list[Claim]:
     if len(set(ids)) < len(ids):
         raise ValueError(f"{path} names a claim twice: {sorted({name for name in ids if ids.count(name) > 1})}")
     return claims
+
+
+OURS = DATA / "claims_ours.yaml"
+
+
+def read_all_claims() -> list[Claim]:
+    """The paper's claims, then our own, which go by the same rules.
+
+    Raises:
+        ValueError: two have the same id.
+    """
+    paper, ours = read_claims(), read_claims(OURS)
+    both = {claim.id for claim in paper} & {claim.id for claim in ours}
+    if both:
+        raise ValueError(f"{OURS} names claims of the paper: {sorted(both)}; rename them")
+    return [*paper, *ours]
 
 
 def _first_behind(effects: Sequence[Measured]) -> Measured:
@@ -139,7 +157,8 @@ class Ledger:
 
     model: what claims are about that do not name every model. reading: of the rows (`rows.READINGS`). The four sets of
     `profile` mirror those of the paper's tables, in their order. more: evaluations of more pictures with fewer rows,
-    which claims about those rows alone are tested on.
+    which claims about those rows alone are tested on. experiments: by id and reading, what was found where one thing
+    alone was changed.
     """
 
     evaluations: Mapping[str, Mapping[str, Evaluation]]
@@ -147,6 +166,7 @@ class Ledger:
     model: str
     reading: str = "released"
     more: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
+    experiments: Mapping[tuple[str, str], Measured] = field(default_factory=dict)
 
     def effect(self, claim: Claim) -> Estimate:
         """The claim's number on our sets; NaN where we have no test for it, or lack a set or a quantity that it needs.
@@ -154,9 +174,16 @@ class Ledger:
         Raises:
             ValueError: the sets are not those of the paper's tables, in their order.
         """
+        if "generation" in claim.test:
+            return _generated(self.model, self.profile, claim.test["generation"])[0]
         if "memory" in claim.test:
             headroom = memory_headroom(read_costs(), claim.test["memory"])
             return Estimate(headroom, headroom, headroom)
+        if "experiment" in claim.test:
+            found = self.experiments.get((claim.test["experiment"], self.reading))
+            return UNKNOWN if found is None else found.estimate
+        if "edits" in claim.test:
+            return _edited(self.profile, claim.test["edits"])
         names, models = self._sets(claim), self._models(claim)
         if not claim.test or not names or any(set(names) - set(self.evaluations[model]) for model in models):
             return UNKNOWN
@@ -169,6 +196,8 @@ class Ledger:
 
     def paper(self, claim: Claim) -> float:
         """The same number from the paper's table, or NaN where it has none."""
+        if "generation" in claim.test:
+            return _generated(self.model, self.profile, claim.test["generation"])[1]
         if "table" not in claim.test:
             return math.nan
         names = ("aep",) if "attributes" in claim.test else DATASET_ORDER
@@ -244,10 +273,24 @@ class Ledger:
         return known.dropna(subset=test["groups"])
 
 
+def _generated(model: str, profile: Profile, metric: str) -> tuple[Estimate, float]:
+    """Of a claim about generated pictures, our number and the paper's; unknown where the profile generates none."""
+    from elbo_core.reports.generation import claim_number  # only where it is asked: its imports take long
+
+    return claim_number(model, profile, metric) or (UNKNOWN, math.nan)
+
+
 def _compared(test: Mapping, dataset: str) -> list[str]:
     """The rows that a claim compares on a data set, ours or the paper's: the first with the others."""
     left_out = test.get("but", {}).get(mirrored(dataset), [])
     return [row for row in test["rows"] if row not in left_out]
+
+
+def _edited(profile: Profile, metric: str) -> Estimate:
+    """Of a claim about edits, our number; unknown where the profile edits nothing."""
+    from elbo_core.reports.editing import claim_number  # only where it is asked: its imports take long
+
+    return claim_number(profile, metric) or UNKNOWN
 
 
 def _together(

@@ -69,7 +69,7 @@ def draw_memory(costs: Sequence[Cost]) -> Figure:
     axis.axvline(100 * LITTLE, color=colors[3], linestyle="--", label=f"little more: {LITTLE:.0%}")
     axis.set_yticks(places, [f"{called(cost)}, {cost.dtype}" for cost in chosen])
     axis.invert_yaxis()
-    axis.set(xlabel="memory beyond a forward pass of the same batch, %", xlim=(0, None))
+    axis.set(xlabel="memory beyond a forward pass of the same batch, %", xlim=(0, 100 * LITTLE + 2))
     worst = max(chosen, key=lambda cost: cost.memory_ratio)
     axis.set_title(f"Ten classes need at most {worst.memory_ratio - 1:.0%} more memory than one forward pass")
     axis.legend()
@@ -90,8 +90,8 @@ def draw_curves(costs: Sequence[Cost]) -> Figure:
         for axis, fixed, varied in ((axes[0], "timesteps", "classes"), (axes[1], "classes", "timesteps")):
             line = sorted((getattr(c, varied), c.seconds / base) for c in own if getattr(c, fixed) == _usual(fixed))
             axis.plot(*zip(*line, strict=True), **style)
-    axes[0].set(xlabel="candidate classes", ylabel="time, ten classes and 20 timesteps = 1", title="Time by classes")
-    axes[1].set(xlabel="timesteps of the score", title="Time by timesteps")
+    axes[0].set(xlabel="candidate classes", ylabel="time, relative", title="Time grows with the classes")
+    axes[1].set(xlabel="timesteps of the score", title="... and with the timesteps")
     axes[0].legend(fontsize=8)
     return figure
 

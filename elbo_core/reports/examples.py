@@ -80,8 +80,12 @@ def example_pictures(
     scenes = [data.read(example.index) for example in chosen]
     masks = _masks(model, scenes, (rows[over], rows[row]), evaluation)
     figure = _draw(scenes, masks, chosen, (over, row))
-    figure.suptitle(f"{model} on {dataset}: where “{label(row)}” helps most (above) and harms most (below)")
-    found = ", ".join(f"{example.change:+.0f} points of IoU" for example in chosen)
+    figure.suptitle(
+        f"{model}, {dataset}: “{label(row)}” against “{label(over)}”, the best and the worst case", fontsize=12
+    )
+    found = ", ".join(map(_points, chosen))
+    figure.canvas.draw()  # settles the layout
+    plt.close(figure)  # or a notebook would show it here and where it is asked for
     return describe(
         figure,
         f"Two pictures of {dataset}, each with its truth and the masks of {model} with {label(over)} and {label(row)}: "
@@ -99,6 +103,10 @@ def _crowd(evaluation: Evaluation) -> float:
     """The mean number of candidate classes of a picture."""
     (reading, row), *_ = evaluation.counts
     return float(evaluation.scores_of(row, reading).groupby("index").size().mean())
+
+
+def _points(example: Example) -> str:
+    return f"{round(example.change) + 0.0:+.0f} points of IoU"
 
 
 Cut = tuple[int, Heatmaps]
@@ -120,10 +128,11 @@ def _draw(
     scenes: Sequence[Scene], masks: Sequence[Sequence[Cut]], chosen: Sequence[Example], names: Sequence[str]
 ) -> Figure:
     """A line for each scene: picture, truth, a mask for each name."""
-    size = (2.6 * (2 + len(names)), 3.2 * len(scenes) + 0.5)
+    size = (2.6 * (2 + len(names)), 3.6 * len(scenes) + 0.6)
     figure, axes = plt.subplots(len(scenes), 2 + len(names), figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)
     for line, scene, cuts, example in zip(axes, scenes, masks, chosen, strict=True):
-        show_picture(line[0], scene.image, f"{example.change:+.0f} points of IoU")
+        show_picture(line[0], scene.image, _points(example))
         show_picture(line[1], color_mask(scene.truth), "truth")
         axes_legend(line[0], scene.classes)
         for axis, (percent, heatmaps), name in zip(line[2:], cuts, names, strict=True):

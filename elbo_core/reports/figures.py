@@ -27,7 +27,10 @@ SPACE = 0.28
 """Between the readings of a row, in rows."""
 
 
-def draw_gains(table: pd.DataFrame, rows: Sequence[str], title: str = "") -> Figure:
+GAIN_AXIS = "gain in mIoU over calibration off (points; line: 95 % interval)"
+
+
+def draw_gains(table: pd.DataFrame, rows: Sequence[str], title: str = "", axis_label: str = GAIN_AXIS) -> Figure:
     """The gains of some rows over "off", in every reading, and the paper's. A line of panels per model, a column per
     data set. Without a `title` it counts what is clear of zero."""
     gains = table[(table.metric == "miou_gain") & table.row.isin(rows)]
@@ -47,9 +50,8 @@ def draw_gains(table: pd.DataFrame, rows: Sequence[str], title: str = "") -> Fig
     for axis, name in zip(axes[0], datasets, strict=True):
         axis.set_title(column_title(name))
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.supxlabel("gain in mIoU over calibration off (points; line: 95 % interval)", fontsize=11)
     figure.suptitle(title or finding(gains))
-    _legend(figure, readings, bool(gains.paper.notna().any()))
+    _legend(figure, readings, bool(gains.paper.notna().any()), axis_label)
     return describe(figure, f"{title or finding(gains)}. {in_words(gains)}")
 
 
@@ -75,7 +77,8 @@ def in_words(gains: pd.DataFrame) -> str:
     )
 
 
-def _legend(figure: Figure, readings: Sequence[str], with_paper: bool) -> None:
+def _legend(figure: Figure, readings: Sequence[str], with_paper: bool, axis_label: str) -> None:
+    """What colours and marks mean, under the name of the horizontal axis."""
     colors = sns.color_palette(PALETTE)
     handles = [
         Line2D([], [], color=colors[k], marker=MARKERS[k], label=f"read {label(reading)}"
@@ -85,7 +88,10 @@ def _legend(figure: Figure, readings: Sequence[str], with_paper: bool) -> None:
     if with_paper:
         handles.append(_paper_mark([], [], label="the paper, on the data set in brackets"))
     handles.append(Line2D([], [], color="0.85", linewidth=8, label=f"within {NEGLIGIBLE:g} point of zero"))
-    figure.legend(handles=handles, loc="outside lower center", ncol=2 if len(handles) > 3 else 3, frameon=False)
+    figure.legend(
+        handles=handles, title=axis_label, title_fontsize=11, loc="outside lower center",
+        ncol=2 if len(handles) > 3 else 3, frameon=False,
+    )  # fmt: skip
 
 
 def _paper_mark(x: Sequence, y: Sequence, **options) -> Line2D:
@@ -98,9 +104,8 @@ def draw_gains_by_model(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
     """The gains of one row, a line per model."""
     (row,) = rows
     chosen = table[table.row == row]
-    drawn = draw_gains(chosen.assign(row=chosen.model, model=row), list(chosen.model.unique()))
-    drawn.supxlabel(f"gain in mIoU: {_difference(row)} (points; line: 95 % interval)", fontsize=11)
-    return drawn
+    axis_label = f"gain in mIoU: {_difference(row)} (points; line: 95 % interval)"
+    return draw_gains(chosen.assign(row=chosen.model, model=row), list(chosen.model.unique()), axis_label=axis_label)
 
 
 def _difference(row: str) -> str:
@@ -112,9 +117,7 @@ def draw_gains_by_metric(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
     """The gains of several metrics on one data set, a column per metric."""
     gains = table[table.metric.str.endswith("_gain")]
     by_metric = gains.assign(dataset=[label(name.removesuffix("_gain")) for name in gains.metric], metric="miou_gain")
-    figure = draw_gains(by_metric, rows)
-    figure.supxlabel("gain over calibration off (points; line: 95 % interval)", fontsize=11)
-    return figure
+    return draw_gains(by_metric, rows, axis_label="gain over calibration off (points; line: 95 % interval)")
 
 
 def _draw_panel(axis: Axes, lines: pd.DataFrame, rows: Sequence[str], readings: Sequence[str]) -> None:
@@ -153,7 +156,6 @@ def draw_strengths(table: pd.DataFrame, rows: Sequence[str]) -> Figure:
             _draw_strength(axis, lines.loc[reading].reindex(rows), k)
         axis.set(title=column_title(name), xticks=range(1, len(rows) + 1))
     axes[0, 0].set_ylabel("gain in mIoU over γ = 1 (points)")
-    figure.supxlabel("strength of the calibration, 1 / γ (1: off; band around the line: 95 % interval)", fontsize=11)
     title = _best_strengths(table, rows)
     figure.suptitle(title)
     _strength_legend(figure, readings)
@@ -181,7 +183,8 @@ def _strength_legend(figure: Figure, readings: Sequence[str]) -> None:
         for k, reading in enumerate(readings)
     ]
     handles.append(Line2D([], [], color="0.85", linewidth=8, label="the paper's optimum"))
-    figure.legend(handles=handles, loc="outside lower center", ncol=3, frameon=False)
+    title = "strength of the calibration, 1 / γ (1: off; band around the line: 95 % interval)"
+    figure.legend(handles=handles, title=title, title_fontsize=11, loc="outside lower center", ncol=3, frameon=False)
 
 
 def draw_changes(table: pd.DataFrame, rows: Sequence[str], metrics: Mapping[str, str], title: str = "") -> Figure:
@@ -205,11 +208,13 @@ def draw_changes(table: pd.DataFrame, rows: Sequence[str], metrics: Mapping[str,
         axis.set(title=column_title(name))
     axes[0, 0].set_yticks(range(len(rows)), [label(row) for row in rows])
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.supxlabel("points of mIoU (line: 95 % interval)", fontsize=11)
     figure.suptitle(title)
     handles = [
         Line2D([], [], color=colors[k], marker=MARKERS[k], linestyle="", label=words)
         for k, words in enumerate(metrics.values())
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncol=len(handles), frameon=False)
+    figure.legend(
+        handles=handles, title="points of mIoU (line: 95 % interval)", title_fontsize=11,
+        loc="outside lower center", ncol=len(handles), frameon=False,
+    )  # fmt: skip
     return describe(figure, f"{title}. Points of mIoU by row for {', '.join(metrics.values())}, with intervals.")

@@ -23,6 +23,7 @@ WORDS = {
     "miou_things": "mIoU without background",
     "precision": "precision",
     "f1": "F1",
+    "lead_gain": "lead in mIoU",
     "released": "as released",
     "late layers": "late layers",
     "voc": "VOC",

@@ -28,7 +28,7 @@ FOLDED = ("hide-input", "remove-cell")
 """Tags of cells that are plumbing: the report leaves out their code or all of them, JupyterLab folds their code."""
 LISTED = ("<!-- notebooks -->", "<!-- end of notebooks -->")
 """Between these the list of all notebooks is written, in the index and in the README."""
-TRUE_COLOURS_UP_TO = 60_000
+TRUE_COLOURS_UP_TO = 25_000
 """Bytes of a picture in a committed notebook; a larger one is packed into 256 colours."""
 
 

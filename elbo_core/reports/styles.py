@@ -71,9 +71,12 @@ def compact(
 
 
 def _spread(shown: pd.DataFrame, keys: list[str], columns: str, values: str) -> pd.DataFrame:
-    """One line for each of the keys, one column for each of the columns, in words and in the table's order."""
+    """One line for each of the keys, one column for each of the columns, in words and in the order in which each key
+    first occurs."""
     wide = shown.pivot(index=keys, columns=columns, values=values).fillna("")
-    order = shown[keys].drop_duplicates().itertuples(index=False, name=None)
+    rank = {key: {name: k for k, name in enumerate(shown[key].unique())} for key in keys}
+    found = shown[keys].drop_duplicates().itertuples(index=False, name=None)
+    order = sorted(found, key=lambda place: [rank[key][name] for key, name in zip(keys, place, strict=True)])
     places = [place if len(keys) > 1 else place[0] for place in order]
     wide = wide.loc[places, list(shown[columns].unique())]
     words = [[label(name) for name in (place if len(keys) > 1 else (place,))] for place in places]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,7 +20,9 @@ from elbo_core.methods.baselines import BASELINES
 from elbo_core.paths import FIGURES
 from elbo_core.plots import save_figure
 from elbo_core.reports.baselines import draw_by_model, draw_leads, draw_plug_in, draw_protocols
+from elbo_core.reports.evidence_figures import draw_levels
 from elbo_core.reports.figures import draw_gains, draw_gains_by_metric, draw_gains_by_model, draw_strengths
+from elbo_core.reports.labels import label
 from elbo_core.reports.summary import Lead, compare, tidy
 
 Draw = Callable[[pd.DataFrame, Sequence[str]], Figure]
@@ -35,6 +38,7 @@ class Table:
     leads: see `summarise`.
     metrics: which it shows. attributes: on the set of Table IV instead of the four others.
     figure: draws it; drawn: the rows that the figure shows. file: the name of its files, `key` by default.
+    beside: the table of the paper whose numbers stand beside, by default that of `key`.
     """
 
     key: str
@@ -48,11 +52,12 @@ class Table:
     leads: Mapping[str, Lead] = field(default_factory=dict)
     attributes: bool = False
     file: str = ""
+    beside: str = ""
 
     @property
     def printed_in(self) -> str:
-        """The table of the paper whose numbers stand beside ours: `key` less what follows a colon."""
-        return self.key.partition(":")[0]
+        """The table of the paper whose numbers stand beside ours: `beside`, or `key` less what follows a colon."""
+        return self.beside or self.key.partition(":")[0]
 
     @property
     def name(self) -> str:
@@ -65,6 +70,8 @@ class Table:
 CONSTANTS = tuple(f"constant 1/{k}" for k in range(2, 9))
 STRENGTHS = tuple(f"gamma 1/{k}" for k in range(1, 9))
 PLACES = tuple(f"attention {place}" for place in ("1 small", "10 small", "10 middle", "10 large", "10 random"))
+BESIDE_EVIDENCE = ("off", "on", "on, score of leaving out", "evidence", "evidence x attention", "class against empty",
+                   "Kong et al.")  # fmt: skip
 RANGES = tuple(f"10 {name}" for name in ("small", "middle", "large", "random", "even"))
 NAMES = tuple(BASELINES)
 AGAINST = {f"{name} against ELBO-T2IAlign": (name, "on") for name in NAMES}
@@ -105,6 +112,8 @@ TABLES: dict[str, Table] = {
               leads={"on over best constant": ("on", "best constant")}),
         *TABLE_2,
         Table("table_9", "Table IX: mIoU (%)", ("off", *PLACES), ("attention",), PLACES),
+        Table("evidence", "Evidence beside Algorithm 1: mIoU (%)", BESIDE_EVIDENCE, ("models", "evidence"),
+              ("on", "evidence", "evidence x attention"), draw_levels, file="table_evidence", beside="table_3"),
     )
 }  # fmt: skip
 """By key, which names a table of the paper and, after a colon, what of it. Table V and those of our own (estimators,
@@ -129,6 +138,12 @@ class Regenerated:
         chosen = self.frame if rows is None else self.frame[self.frame.row.isin(rows)]
         return pivot(chosen, metric)
 
+    def everything(self) -> pd.DataFrame:
+        """All rows and metrics as people read them, a line each."""
+        blocks = {label(metric): self.shown(metric) for metric in self.frame.metric.unique()}
+        whole = pd.concat(blocks, names=["number"]).reset_index()
+        return whole.assign(row=whole.row.map(label), reading=whole.reading.map(label)).set_index("number")
+
 
 def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated:
     """Measure what the run store lacks of a table, compare, write its files and draw its figure.
@@ -150,7 +165,9 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
     paths = write_table(frame, table.name, profile.name, title, notes=notes)
     figure = table.figure(frame, table.drawn)
     name = key if key.startswith("figure") else f"figure_{table.name}"
-    return Regenerated(table, evaluations, frame, figure, paths + save_figure(figure, FIGURES / profile.name / name))
+    paths += save_figure(figure, FIGURES / profile.name / name)
+    plt.close(figure)  # or a notebook would show it here and where it is asked for
+    return Regenerated(table, evaluations, frame, figure, paths)
 
 
 def evaluate_batches(
@@ -217,9 +234,9 @@ def write_table(
     blocks = {metric: pivot(frame, metric).reset_index() for metric in frame.metric.unique()}
     frame.to_csv(paths[0], index=False, float_format="%.2f", lineterminator="\n")
     markdown = [f"**{metric}**\n\n{block.to_markdown(index=False)}" for metric, block in blocks.items()]
-    below = [*notes, *filter(None, [footer(profile)])]
-    paths[1].write_text(f"{caption}\n\n" + "\n\n".join([*markdown, *below]) + "\n", encoding="utf-8")
+    remarks = [*notes, *filter(None, [footer(profile)])]
+    paths[1].write_text(f"{caption}\n\n" + "\n\n".join([*markdown, *remarks]) + "\n", encoding="utf-8")
     latex = [f"% {metric}\n{block.to_latex(index=False, escape=True)}" for metric, block in blocks.items()]
-    latex += [f"% {text}\n" for text in below]
+    latex += [f"% {remark}\n" for remark in remarks]
     paths[2].write_text(f"% {caption}\n" + "\n".join(latex), encoding="utf-8")
     return paths

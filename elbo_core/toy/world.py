@@ -6,6 +6,7 @@ rarity) is one number in it. `render.render` turns it into pixels and exact mask
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,13 +94,22 @@ class SceneStyle:
 
 def sample_scene(rng: np.random.Generator, style: SceneStyle) -> SceneSpec:
     """Draw a scene. All randomness comes from `rng`; the scene's own textures from a seed drawn from it."""
+    p = zipf(style.class_exponent)
+    return compose_scene(rng, style, lambda count: rng.choice(THINGS, size=count, replace=False, p=p))
+
+
+def compose_scene(rng: np.random.Generator, style: SceneStyle, draw_names: Callable[[int], Sequence[str]]) -> SceneSpec:
+    """Draw a scene of the classes that `draw_names(count)` gives.
+
+    What `rng` is asked for does not depend on their names: under other names the same `rng` gives the same layout, the
+    same sizes and backgrounds, and the same decisions on who looks as its class usually does.
+    """
     seed = int(rng.integers(2**31))
     n_classes = int(rng.integers(style.n_classes[0], style.n_classes[1] + 1))
     if rng.random() < style.single_probability:
         n_classes, style = 1, replace(style, radius=style.single_radius)
-    names = rng.choice(THINGS, size=n_classes, replace=False, p=zipf(style.class_exponent))
     things: list[Thing] = []
-    for name in names:
+    for name in draw_names(n_classes):
         things += _sample_copies(rng, style, str(name), things)
     order = rng.permutation(len(things))
     stuff = _sample_stuff(rng, int(rng.integers(style.n_stuff[0], style.n_stuff[1] + 1)))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
@@ -28,8 +26,8 @@ from elbo_core.toy.render import render
 from elbo_core.toy.world import THINGS, SceneSpec, SceneStyle, sample_scene
 from elbo_core.training import train_judge
 from elbo_core.training.composition import COMMON, RARE, SAMPLER, generate
-from elbo_core.training.corpus import COMPOSED_SCENES, COMPOSED_SEED, TRAINING_SEED, TRAINING_STYLE, TrainingSet
-from elbo_core.training.fit import History
+from elbo_core.training.corpus import TRAINING_STYLE, RenderedScenes
+from elbo_core.training.fit import History, this_machine
 from elbo_core.training.train_clip import classify
 from elbo_core.training.train_vae import to_tensor
 
@@ -96,7 +94,7 @@ def _velocity_loss(denoiser: Denoiser, latents: Tensor, text: Tensor, timestep: 
     return (loss * weights("velocity", denoiser.schedule, torch.tensor([timestep]), loss.view(1, 1))).item()
 
 
-def write_clip_card(models: Path, histories: dict[str, History], corpus: TrainingSet) -> None:
+def write_clip_card(models: Path, histories: dict[str, History], corpus: RenderedScenes) -> None:
     """Measure the saved model and write its card."""
     folder = models / "toy-clip"
     clip, tokenizer = load_clip(folder)
@@ -154,7 +152,8 @@ def _lessons_facts(folder: Path, histories: dict[str, History]) -> str:
 
 def _stage_fact(stage: tuple[str, History]) -> str:
     name, history = stage
-    return f"- {name}: {len(history.losses)} steps, seed {history.seed}, {history.seconds / 60:.0f} min on {_machine()}"
+    length = f"{len(history.losses)} steps, seed {history.seed}, {history.seconds / 60:.1f} min"
+    return f"- {name}: {length} on {history.machine or this_machine()}"
 
 
 def _accuracy_rows(accuracy: dict[str, dict[str, float]]) -> str:
@@ -164,7 +163,7 @@ def _accuracy_rows(accuracy: dict[str, dict[str, float]]) -> str:
 
 
 def write_diffusion_card(
-    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
+    models: Path, name: str, histories: dict[str, History], corpus: RenderedScenes, per_class: int = 20
 ) -> None:
     """Measure the saved model and write its card."""
     folder = models / name
@@ -215,7 +214,7 @@ def _losses_file(folder: Path, stage: str) -> Path:
 
 
 def write_card(
-    models: Path, name: str, histories: dict[str, History], corpus: TrainingSet, per_class: int = 20
+    models: Path, name: str, histories: dict[str, History], corpus: RenderedScenes, per_class: int = 20
 ) -> None:
     """The card of the toy CLIP, of the judge or of a diffusion model."""
     if name == "toy-clip":
@@ -232,13 +231,13 @@ def _parts(denoiser: Denoiser) -> str:
     return ", ".join(f"`{name}` {_millions(part)}" for name, part in networks.items())
 
 
-def class_frequencies(corpus: TrainingSet) -> dict[str, float]:
+def class_frequencies(corpus: RenderedScenes) -> dict[str, float]:
     """The share of each class among all (scene, class) pairs of the training set."""
     counts = Counter(name for spec in corpus.specs for name in {thing.name for thing in spec.things})
     return {name: counts[name] / counts.total() for name in THINGS}
 
 
-def _class_rows(shares: dict[str, float], corpus: TrainingSet) -> str:
+def _class_rows(shares: dict[str, float], corpus: RenderedScenes) -> str:
     frequency = class_frequencies(corpus)
     return "\n".join(f"| {name} | {frequency[name]:.1%} | {shares[name]:.0%} |" for name in THINGS)
 
@@ -248,10 +247,10 @@ def _worth_rows(worth: dict[str, list[float]]) -> str:
     return "\n".join(f"| {t} | {a:.4f} | {b:.4f} | {c:.4f} |" for t, a, b, c in columns)
 
 
-def _facts(histories: dict[str, History], corpus: TrainingSet) -> dict:
+def _facts(histories: dict[str, History], corpus: RenderedScenes) -> dict:
     return {
         "training_scenes": len(corpus.specs),
-        "training_seed": TRAINING_SEED,
+        "training_seed": corpus.seed,
         "class_frequencies": {name: round(share, 5) for name, share in class_frequencies(corpus).items()},
     } | _course_of(histories)
 
@@ -263,13 +262,9 @@ def _course_of(histories: dict[str, History]) -> dict:
     }
 
 
-def _training_facts(folder: Path, histories: dict[str, History], corpus: TrainingSet) -> str:
+def _training_facts(folder: Path, histories: dict[str, History], corpus: RenderedScenes) -> str:
     """The stages, and what `training/notes.md` says was particular about them."""
-    lines = [f"- Data: {len(corpus.specs)} rendered scenes, seed {TRAINING_SEED}, Zipf class frequencies"]
-    if any(stage.startswith("composed") for stage in histories):
-        lines.append(
-            f"- Data of `composed` and `padded`: {COMPOSED_SCENES} others, seed {COMPOSED_SEED}, with more things"
-        )
+    lines = [f"- Data: {len(corpus.specs)} rendered scenes, seed {corpus.seed}, {corpus.frequencies} class frequencies"]
     lines += map(_stage_fact, histories.items())
     return "\n".join([*lines, *_notes(folder)])
 
@@ -277,13 +272,6 @@ def _training_facts(folder: Path, histories: dict[str, History], corpus: Trainin
 def _notes(folder: Path) -> list[str]:
     notes = folder / "training" / "notes.md"
     return [notes.read_text().strip()] if notes.exists() else []
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cores = PartialState().num_processes * torch.get_num_threads()
-    return f"{cores} CPU cores ({platform.machine()})"
 
 
 def _millions(model: torch.nn.Module) -> str:

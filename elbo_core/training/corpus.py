@@ -19,7 +19,7 @@ COMPOSED_STYLE = SceneStyle(
     (2, 3), (14.0, 34.0), copies_probability=0.08, characteristic_probability=0.35, spacing=0.95,
     single_probability=0.35, single_radius=(18.0, 44.0),
 )  # fmt: skip
-COMPOSED_SEED, COMPOSED_SCENES = 20_250_612, 24_000
+COMPOSED_SEED, COMPOSED_SCENES = 20_250_612, 32_000
 """A set for what `TRAINING_STYLE` hardly shows: two and three things in one picture, of the size that a prompt of two
 things asks for, and two thirds of them in a colour that only the caption can tell."""
 SHAPE_STYLE = SceneStyle(
@@ -43,23 +43,34 @@ def _image(spec: SceneSpec) -> np.ndarray:
     return render(spec).image
 
 
-class TrainingSet:
-    """`images`: uint8 memory map [count, 128, 128, 3], kept at `path`; `specs`: their scenes."""
+class RenderedScenes:
+    """`images`: uint8 memory map [count, 128, 128, 3] of the scenes `specs`, rendered once and kept at `path`.
+
+    seed: that the scenes are drawn from. frequencies: how often classes are shown, in words.
+    """
+
+    def __init__(self, specs: list[SceneSpec], path: Path, seed: int, frequencies: str):
+        self.specs, self.path, self.seed, self.frequencies = specs, path, seed, frequencies
+        if not path.exists():
+            _render(specs, path)
+        self.images = np.load(path, mmap_mode="r")
+
+
+class TrainingSet(RenderedScenes):
+    """The first `count` scenes of a training stream."""
 
     def __init__(
         self, cache: Path, count: int = TRAINING_SCENES, style: SceneStyle = TRAINING_STYLE, seed: int = TRAINING_SEED
     ):
-        self.specs = [training_scene(index, style, seed) for index in range(count)]
-        self.path = cache / f"train-{seed}-{count}-{_fingerprint(style)}.npy"
-        if not self.path.exists():
-            _render(self.specs, self.path)
-        self.images = np.load(self.path, mmap_mode="r")
+        specs = [training_scene(index, style, seed) for index in range(count)]
+        path = cache / f"train-{seed}-{count}-{_fingerprint(style)}.npy"
+        super().__init__(specs, path, seed, "Zipf" if style.class_exponent else "uniform")
 
 
-def _render(specs: list[SceneSpec], path: Path, processes: int = 2) -> None:
+def _render(specs: list[SceneSpec], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(specs), IMAGE_SIZE, IMAGE_SIZE, 3)
-    with whole_file(path) as partial, Pool(processes) as pool:
+    with whole_file(path) as partial, Pool() as pool:
         images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         rendered = pool.imap(_image, specs, chunksize=64)
         for index, image in enumerate(tqdm(rendered, total=len(specs), desc="render training scenes", mininterval=5)):

@@ -70,8 +70,8 @@ def sd15(models: Path) -> StableDiffusionPipeline:
 
 
 def sd2(models: Path) -> StableDiffusionPipeline:
-    """It predicts the velocity. The original started anew; this one starts from toy-sd15, which spares hours."""
-    parent = StableDiffusionPipeline.from_pretrained(models / "toy-sd15")
+    """It predicts the velocity. The original started anew; this one starts from toy-sd14, which spares hours."""
+    parent = StableDiffusionPipeline.from_pretrained(models / "toy-sd14")
     scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **SCHEDULE)
     return _stable_diffusion(
         vae=parent.vae, text_encoder=parent.text_encoder, tokenizer=parent.tokenizer, unet=parent.unet,
@@ -87,9 +87,9 @@ def sd21(models: Path) -> StableDiffusionPipeline:
 def sdxl(models: Path) -> StableDiffusionXLPipeline:
     """No attention at the finest side, but at the coarsest; a second text encoder, new, that gives a pooled vector.
 
-    What its UNet has in common with that of toy-sd15 starts from there.
+    What its UNet has in common with that of toy-sd14 starts from there.
     """
-    parent = StableDiffusionPipeline.from_pretrained(models / "toy-sd15")
+    parent = StableDiffusionPipeline.from_pretrained(models / "toy-sd14")
     second = build_text_encoder(CLIPTextModelWithProjection, parent.tokenizer)
     time_width = 16
     unet = build_unet(

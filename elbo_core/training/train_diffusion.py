@@ -18,14 +18,15 @@ from tqdm import tqdm
 from elbo_core.diffusion.denoiser import Conditioning, Denoiser
 from elbo_core.diffusion.families import StableDiffusion, StableDiffusion3
 from elbo_core.diffusion.objectives import OBJECTIVES
+from elbo_core.diffusion.schedule import PathPoint
 from elbo_core.toy.describe import COLORFUL, VARIED, CaptionStyle, random_caption
 from elbo_core.toy.world import SceneSpec
-from elbo_core.training.corpus import TrainingSet, keep_array
+from elbo_core.training.corpus import RenderedScenes, keep_array
 from elbo_core.training.fit import History, TrainingPlan, autocast, fit
 from elbo_core.training.train_vae import to_tensor, weights_hash
 
 FIRST_PLAN = TrainingPlan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
-COMPOSED_PLAN = TrainingPlan(steps=20_000, learning_rate=4e-4, warmup=50, ema_decay=0.998, checkpoint_every=50)
+COMPOSED_PLAN = TrainingPlan(steps=7_500, learning_rate=7e-4, warmup=200, ema_decay=0.999)
 NEXT_PLAN = TrainingPlan(steps=5_000, learning_rate=4e-4, warmup=100, ema_decay=0.999)
 LAST_PLAN = TrainingPlan(steps=200, learning_rate=1e-4, warmup=50, ema_decay=0.99)
 """Of a model that starts from noise, of one that learns to compose, of one that starts from another, and of one that
@@ -60,12 +61,12 @@ class Course:
 
 
 BINDING = Course()
-COMPOSING = Course(easy_share=0.0, captions=COLORFUL, emphasis=LAYOUT, batch=16)
+COMPOSING = Course(easy_share=0.0, captions=COLORFUL, emphasis=LAYOUT, batch=128)
 """First words find their shapes; then several things, in the colours that the caption tells, share a picture."""
 
 
 @torch.no_grad()
-def encode_corpus(vae: AutoencoderKL, corpus: TrainingSet, cache: Path) -> np.ndarray:
+def encode_corpus(vae: AutoencoderKL, corpus: RenderedScenes, cache: Path) -> np.ndarray:
     """Scaled latents of the whole training set, float16 [count, C, 16, 16], computed once per VAE and cached."""
     path = cache / f"latents-{corpus.path.stem}-{weights_hash(vae.encoder)}.npy"
     if not path.exists():
@@ -100,8 +101,15 @@ def diffusion_loss(
     timesteps = stratified_timesteps(len(latents), len(denoiser.schedule), generator, emphasis)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     path = denoiser.schedule.at(timesteps).like(latents)
+    return prediction_loss(denoiser, latents, noise, timesteps.to(latents.device), path, text)
+
+
+def prediction_loss(
+    denoiser: Denoiser, latents: Tensor, noise: Tensor, timesteps: Tensor, path: PathPoint, text: Conditioning
+) -> Tensor:
+    """See `diffusion_loss`, for noise and timesteps that were drawn before; the path's numbers fit the latents."""
     with autocast(latents.device):
-        output = denoiser.output(denoiser.noise(latents, noise, timesteps), timesteps.to(latents.device), text)
+        output = denoiser.output(path.alpha * latents + path.sigma * noise, timesteps, text)
     target = TARGETS[denoiser.prediction_type](latents, noise, path)
     error = (output.float() - target).square().flatten(1).mean(dim=1)
     if denoiser.prediction_type == "epsilon":
@@ -133,7 +141,7 @@ def train_diffusion(
     learning = learning_parts(denoiser, text_encoders)
     counts = np.array([len({thing.name for thing in spec.things}) for spec in specs])
     easy, everything = np.flatnonzero(counts <= EASY_CLASSES), np.arange(len(counts))
-    emphasis = course.emphasis or EMPHASIS.get(denoiser.prediction_type, UNIFORM)
+    emphasis = emphasis_of(denoiser, course)
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         at_first = step < course.easy_share * plan.steps
@@ -146,8 +154,18 @@ def train_diffusion(
         batch = torch.from_numpy(latents[index]).float().to(denoiser.device)
         return diffusion_loss(denoiser, batch, text, generator, emphasis)
 
-    with plain_attention() if denoiser.device.type == "cpu" else nullcontext():
+    with step_attention(denoiser.device):
         return fit(denoiser.name, learning, loss, plan, checkpoints)
+
+
+def emphasis_of(denoiser: Denoiser, course: Course) -> Emphasis:
+    """How timesteps are drawn for this network in this course."""
+    return course.emphasis or EMPHASIS.get(denoiser.prediction_type, UNIFORM)
+
+
+def step_attention(device: torch.device):
+    """The attention that is the fastest for training."""
+    return plain_attention() if device.type == "cpu" else nullcontext()
 
 
 def learning_parts(denoiser: Denoiser, text_encoders: Sequence[nn.Module]) -> nn.ModuleList:

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from elbo_core.toy.world import IMAGE_SIZE
 from elbo_core.training.corpus import TrainingSet, keep_array
-from elbo_core.training.fit import History, TrainingPlan, autocast, fit
+from elbo_core.training.fit import History, SplitLoss, TrainingPlan, autocast, fit
 
 PLAN = TrainingPlan(steps=6600, learning_rate=1.5e-3, warmup=100, ema_decay=0.998)
-COLOR_PLAN = TrainingPlan(steps=3000, learning_rate=1e-3, warmup=50, ema_decay=0.995, checkpoint_every=50)
+COLOR_PLAN = TrainingPlan(steps=3000, learning_rate=1e-3, warmup=50, ema_decay=0.995)
 DECODER_PLAN = TrainingPlan(steps=4000, learning_rate=1e-3, warmup=100, ema_decay=0.998)
-BATCH, CROP, KL_WEIGHT, SQUARED_WEIGHT = 16, 64, 1e-4, 5.0
+COLOR_DECODER_PLAN = TrainingPlan(steps=1500, learning_rate=1e-3, warmup=50, ema_decay=0.995)
+BATCH, CROP, KL_WEIGHT, SQUARED_WEIGHT = 32, 64, 1e-4, 5.0
 
 
 def build_vae(channels: int = 4, **options) -> AutoencoderKL:
@@ -52,10 +53,9 @@ def to_images(pixels: Tensor) -> np.ndarray:
     return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Reconstruction of images [B, 3, H, W] and a light KL."""
+def vae_loss(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+    """Reconstruction of images [B, 3, H, W], through latents with this noise [B, C, h, w], and a light KL."""
     posterior = vae.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
     decoded = vae.decode(posterior.mean + posterior.std * noise).sample
     return _reconstruction_loss(decoded, images) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
@@ -76,11 +76,16 @@ def train_vae(
     ball came back purple, a blue tree green. So it must go on where any thing has any colour (stage `colors`).
     """
 
-    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        with autocast(vae.device):
-            return vae_loss(vae, _crops(corpus, rng).to(vae.device), generator)
+    latents_shape = (BATCH, vae.config.latent_channels, CROP // 8, CROP // 8)
 
-    history = fit(stage, vae, loss, plan, checkpoints)
+    def draw(step: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return _crops(corpus, rng), torch.randn(latents_shape, generator=generator)
+
+    def loss(images: Tensor, noise: Tensor) -> Tensor:
+        with autocast(vae.device):
+            return vae_loss(vae, images, noise)
+
+    history = fit(stage, vae, SplitLoss(draw, loss, vae.device), plan, checkpoints)
     _normalise_latents(vae, to_tensor(corpus.images[:512]).to(vae.device))
     return history
 
@@ -95,18 +100,20 @@ def train_decoder(
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
 
-    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        images = _crops(corpus, rng).to(vae.device)
+    def draw(step: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor]:
+        return (_crops(corpus, rng),)
+
+    def loss(images: Tensor) -> Tensor:
         with autocast(vae.device):
             with torch.no_grad():
                 latents = vae.encode(images).latent_dist.mean
             return _reconstruction_loss(vae.decode(latents).sample, images)
 
-    return fit("vae-decoder", vae, loss, plan, checkpoints)
+    return fit("vae-decoder", vae, SplitLoss(draw, loss, vae.device), plan, checkpoints)
 
 
 def _crops(corpus: TrainingSet, rng: np.random.Generator) -> Tensor:
-    """A batch of crops [16, 3, 64, 64] at one random place, half of the batches mirrored."""
+    """A batch of crops [B, 3, 64, 64] at one random place, half of the batches mirrored."""
     index = np.sort(rng.choice(len(corpus.images), BATCH, replace=False))
     top, left = rng.integers(0, IMAGE_SIZE - CROP + 1, size=2)
     crops = corpus.images[index][:, top : top + CROP, left : left + CROP]

@@ -28,6 +28,13 @@ def test_splits_share_no_scene():
     assert TRAINING_SEED not in (61, 62)
 
 
+def test_the_choice_split_is_the_development_split_without_its_first_six_scenes():
+    later, whole = toy_dataset("toy-coco", "choice", 3), toy_dataset("toy-coco", "dev", 9)
+    assert later.contents == whole.contents[6:]
+    assert [scene.id for scene in later] == [f"toy-coco/dev/{k}" for k in (6, 7, 8)], "so they get the same noise"
+    assert toy_specs("toy-voc", "choice", 4) == toy_specs("toy-voc", "dev", 10)[6:]
+
+
 def test_attributed_captions_point_at_the_nouns():
     for scene in toy_dataset("toy-aep", "dev", 8):
         for name, ((start, end),) in scene.caption.spans.items():
@@ -41,7 +48,7 @@ def test_attributed_captions_point_at_the_nouns():
 def test_unknown_sets_and_splits_list_the_known():
     with pytest.raises(ValueError, match="toy-voc, toy-context"):
         toy_specs("voc", "dev", 1)
-    with pytest.raises(ValueError, match="dev, test"):
+    with pytest.raises(ValueError, match="dev, test, choice"):
         toy_specs("toy-voc", "train", 1)
 
 

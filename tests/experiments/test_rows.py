@@ -11,6 +11,7 @@ from elbo_core.experiments.rows import (
     BATCHES,
     DIFFERENCES,
     READINGS,
+    SIMPLEST,
     Row,
     calibrated,
     evaluations,
@@ -18,9 +19,9 @@ from elbo_core.experiments.rows import (
     rows_of,
 )
 from elbo_core.heatmaps import Heatmaps
-from elbo_core.methods.align import ElboScore
+from elbo_core.methods.align import ElboScore, LeaveOneOutScore
 from elbo_core.methods.baselines import BASELINES
-from elbo_core.methods.evidence import Evidence
+from elbo_core.methods.evidence import EvidenceTimesAttention
 from elbo_core.methods.method import Method
 from elbo_core.methods.plan import CAPTION, CLEAN, Ask
 from elbo_core.methods.timesteps import Timesteps
@@ -173,6 +174,7 @@ def test_evidence_is_measured_beside_algorithm_1_in_one_run():
     for reading in READINGS:
         for name in ("off", "on"):
             assert rows[reading, name] == calibration[reading, name]
+        assert rows[reading, "evidence"].definition == rows["released", "evidence"].definition, "it reads no attention"
         assert {(reading, "evidence x attention"), (reading, "on, score of leaving out")} <= set(rows)
     alone = rows["released", "evidence"].plan
     assert (alone.losses, alone.attention, alone.evaluations(classes=4)) == ((), (), 5 * 20)
@@ -185,7 +187,10 @@ def test_evidence_is_measured_beside_algorithm_1_in_one_run():
 def test_every_choice_of_evidence_is_another_row():
     rows = rows_of("evidence choices")
     assert len({row.definition for row in rows}) == len(rows)
-    assert {row.id: row for row in rows}["released", "default"].method == Evidence()
+    by_id = {row.id: row for row in rows}
+    assert by_id["released", "default"].method == SIMPLEST
+    assert by_id["released", "evidence x attention"].method == EvidenceTimesAttention(SIMPLEST)
+    assert by_id["late layers", "on, score of leaving out"].method.score == LeaveOneOutScore()
 
 
 def test_baselines_share_the_observation_of_algorithm_1():

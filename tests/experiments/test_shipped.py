@@ -86,7 +86,7 @@ def test_another_method_makes_it_useless_loudly(works, manifest, tmp_path, home,
 def test_damage_is_not_overlooked(works, manifest, tmp_path, home):
     path = next(home.glob("m1*/packed.*.parquet"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(StoreError, match="is damaged .*; get it anew: git checkout"):
+    with pytest.raises(StoreError, match=r"is damaged .*; get it anew: git checkout"):
         lacking(works[0], works[0].store(tmp_path / "clone"))
     assert path.exists(), "what is shipped is never set aside"
 

@@ -154,6 +154,40 @@ def test_one_class_is_compared_with_a_photo(tiny, picture):
     assert Evidence()(seen).values.max() == pytest.approx(1)
 
 
+def test_each_class_of_a_long_caption_is_compared_with_its_own_piece(tiny, picture):
+    """As if the pieces were asked one by one: the evidence is the same as for a scene of the piece's classes."""
+    names = [f"{a}ark {b}ell" for a in "bdhk" for b in "bcfhst"]
+    whole = Scene.of(picture, names)
+    plan = over(Evidence().needs, (501,))
+    seen = observe(tiny, whole, plan)
+    pieces = [condition.classes for condition in seen.error_maps_of(CAPTION).conditions]
+    assert len(pieces) > 1
+    maps = Evidence().maps(seen)
+    for piece in pieces:
+        alone = Evidence().maps(observe(tiny, replace(whole, classes=piece), plan))
+        torch.testing.assert_close(maps[[names.index(name) for name in piece]], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("caption", "texts"), [
+    ("a star, a tree and a star in front of grass", ["a tree and grass", "a star, a star in front of grass",
+                                                      "a star, a tree and a star"]),
+    ("Grass. A small star behind two tree trunks.", ["Grass. two tree trunks.", "Grass. A small star.",
+                                                     "A small star behind two tree trunks."]),
+])  # fmt: skip
+def test_a_caption_of_ones_own_keeps_its_grammar(tiny, picture, caption, texts):
+    """All mentions of a class go together; the evidence is that against the text without them."""
+    names, plan = ["star", "tree", "grass"], over(Evidence().needs, (1, 501))
+    seen = observe(tiny, Scene.of(picture, names, caption), plan)
+    assert [c.text for c in seen.error_maps_of(CAPTION).conditions] == [caption]
+    assert [c.text for c in seen.error_maps_of(WITHOUT_EACH).conditions] == texts
+    assert Evidence()(seen).values.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_a_class_named_twice_is_refused(tiny, picture):
+    with pytest.raises(ValueError, match="class 'Star' is named twice, first as 'star'"):
+        segment(tiny, picture, ["star", "tree", "Star"], method="evidence")
+
+
 def test_evidence_needs_one_text_more_than_there_are_classes():
     assert Evidence().needs.evaluations(classes=5) == 6 * 20
     assert EvidenceTimesAttention().needs.evaluations(classes=5) == 6 * 20 + 10

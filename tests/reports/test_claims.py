@@ -10,10 +10,22 @@ import pytest
 
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.records import Evaluation
-from elbo_core.experiments.rows import rows_of
+from elbo_core.experiments.rows import READINGS, rows_of
 from elbo_core.metrics import BINS, Counts, Stack, stack
 from elbo_core.reports.bootstrap import Estimate, Measured
-from elbo_core.reports.claims import ACROSS, COLUMNS, EVERY, RULES, Claim, Ledger, read_claims, verdict, write_ledger
+from elbo_core.reports.claims import (
+    ACROSS,
+    COLUMNS,
+    EVERY,
+    OURS,
+    RULES,
+    Claim,
+    Ledger,
+    read_all_claims,
+    read_claims,
+    verdict,
+    write_ledger,
+)
 from elbo_core.reports.paper import DATASET_ORDER, paper_number
 
 IMAGES = 12
@@ -183,15 +195,29 @@ def test_sets_in_another_order_are_refused():
 
 
 def test_every_claim_asks_for_rows_that_exist():
-    claims = read_claims()
-    known = {row.name for batch in ("ablations", "estimators", "phrases", "baselines") for row in rows_of(batch)}
+    claims = read_all_claims()
+    batches = ("ablations", "estimators", "phrases", "evidence", "baselines")
+    known = {row.name for batch in batches for row in rows_of(batch)}
     for one in claims:
         assert set(one.test.get("rows", [])) <= known
         assert one.test.get("across", "mean") in ACROSS
         assert one.rule in RULES
         assert one.claim.endswith(".")
-        assert {"rows", "groups"} & set(one.test) or not one.test
+        assert {"rows", "groups", "memory"} & set(one.test) or not one.test
     assert len(claims) >= 16
+
+
+def test_our_own_claims_stand_in_the_same_ledger():
+    """With the same rules, in both readings, beside nothing of the paper's."""
+    ours = read_claims(OURS)
+    assert read_all_claims() == [*read_claims(), *ours]
+    assert len(ours) == 5
+    assert all(np.isnan(ledger_of({}).paper(one)) for one in ours)
+    rows = {"on": 6, "off": 4, "evidence": 8}
+    ledger = ledger_of(dict.fromkeys(SETS, evaluation(**rows)), **{"toy-sdxl": dict.fromkeys(SETS, evaluation(**rows))})
+    assert list(ledger.table(ours[:2]).verdict) == ["holds", "holds"]
+    names = {reading: [row.name for row in rows_of("evidence") if row.reading == reading] for reading in READINGS}
+    assert names["released"] == names["late layers"], "each claim can be tested in both"
 
 
 def test_claims_with_a_table_have_a_number_in_it():

@@ -78,10 +78,17 @@ def test_rows_are_compared_in_both_readings_beside_the_paper(counts):
     assert line.n_images == 8
     assert lines.loc[("toy-sd2", "toy-voc", "released", "on", "miou"), "paper"] == 64.96
     figure = draw_gains(table, ["on"])
-    assert [axis.get_title() for axis in figure.axes] == ["toy-voc", "toy-coco", "", ""]
+    assert [axis.get_title() for axis in figure.axes] == ["toy-voc\n(for VOC)", "toy-coco\n(for COCO)", "", ""]
     assert [axis.get_ylabel() for axis in figure.axes] == ["toy-sd15", "", "toy-sd2", ""]
     shown = figure.axes[1].containers[0].lines[0].get_xdata()
     assert shown == pytest.approx([line.ours])
+
+
+def test_a_lead_is_the_paired_difference_of_two_rows(counts):
+    released = {place: stack for place, stack in counts.items() if place[0] == "released"}
+    frame = summarise(released, 20, 1, leads={"ahead": ("on", "off")})
+    found = frame.set_index(["row", "metric"])[["ours", "low", "high"]]
+    assert found.loc["ahead", "miou_gain"].equals(found.loc["on", "miou_gain"])
 
 
 def test_leads_stand_beside_the_papers_and_need_both_rows(counts):

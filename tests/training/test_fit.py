@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from elbo_core.training.fit import History, TrainingPlan, fit
+from elbo_core.training.fit import History, SplitLoss, TrainingPlan, fit
 
 PLAN = TrainingPlan(steps=60, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=20)
 
@@ -82,6 +82,44 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert plan.rate(0) == pytest.approx(0.1)
     assert plan.rate(10) == pytest.approx(1.0)
     assert plan.rate(100) == pytest.approx(0.0)
+
+
+def test_a_plan_may_end_after_some_seconds(tmp_path):
+    model = build()
+    plan = replace(PLAN, steps=10**9, seconds=0.3)
+    history = fit("line", model, regression(model), plan, tmp_path)
+    assert 0 < len(history.losses) < 10**6
+    assert plan.rate(100, elapsed=0.15) == pytest.approx(0.5)
+    assert plan.rate(100, elapsed=0.3) == pytest.approx(0.0)
+
+
+def split_regression(model):
+    def draw(step, rng, generator):
+        return (torch.randn(16, 3, generator=generator),)
+
+    def loss(x):
+        return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    return SplitLoss(draw, loss, next(model.parameters()).device)
+
+
+def test_a_loss_may_have_its_batch_drawn_apart(tmp_path):
+    """Oracle: the same loss in one piece."""
+    whole, split = build(), build()
+    expected = fit("line", whole, regression(whole), PLAN, tmp_path / "whole")
+    history = fit("line", split, split_regression(split), PLAN, tmp_path / "split")
+    assert history.losses == expected.losses
+    assert torch.equal(whole.weight, split.weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_replayed_step_is_the_step_itself(tmp_path):
+    one_by_one, replayed = build().cuda(), build().cuda()
+    loss = split_regression(one_by_one)
+    expected = fit("line", one_by_one, lambda *numbers: loss(*numbers), PLAN, tmp_path / "one by one")
+    history = fit("line", replayed, split_regression(replayed), PLAN, tmp_path / "replayed")
+    assert history.losses == pytest.approx(expected.losses, rel=1e-3)
+    torch.testing.assert_close(one_by_one.weight, replayed.weight, rtol=1e-3, atol=1e-4)
 
 
 SHARED = """

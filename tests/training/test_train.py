@@ -17,11 +17,12 @@ from elbo_core.training import card, train, train_vae
 from elbo_core.training.corpus import TrainingSet
 from elbo_core.training.share import share_parts
 from elbo_core.training.train_clip import classify
+from elbo_core.training.twins import TWINS
 
 ARGUMENTS = ["--scenes", "128", "--steps", "2", "--samples", "1", "--models", "toy-sd14", "toy-judge", "toy-clip"]
-STAGES = ["vae", "colors", "decoder", "unet", "composed", "padded"]
+STAGES = ["vae", "decoder", "unet"]
 """Of the first model."""
-SIBLINGS = [name for name in train.TRAINERS if name not in ("toy-sd14", "toy-judge", "toy-clip")]
+SIBLINGS = [name for name in train.TRAINERS if name not in {"toy-sd14", "toy-judge", "toy-clip", *TWINS}]
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,13 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("a space")
     train.main([*ARGUMENTS, "--output", str(root / "models"), "--scratch", str(root / "scratch")])
     shop = train.Workshop(root / "models", root / "scratch", scenes=128, steps=2, samples=1)
-    for name in SIBLINGS:
+    for name in [*SIBLINGS, "toy-twin-reversed"]:
         train.TRAINERS[name](shop, name)
     share_parts(root / "models")
     return root
 
 
-@pytest.mark.parametrize("name", ["toy-sd14", *SIBLINGS])
+@pytest.mark.parametrize("name", ["toy-sd14", *SIBLINGS, "toy-twin-reversed"])
 def test_every_pipeline_loads_and_generates(folder, name):
     pipeline = DiffusionPipeline.from_pretrained(folder / "models" / name)
     networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
@@ -45,6 +46,14 @@ def test_every_pipeline_loads_and_generates(folder, name):
     image = pipeline("a photo of star", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (128, 128, 3)
     assert np.isfinite(image).all()
+
+
+def test_a_twin_shares_all_but_its_unet_with_the_model_that_it_is_compared_with(folder):
+    twin = folder / "models" / "toy-twin-reversed"
+    shared = {part.name: part.resolve().parent.name for part in twin.iterdir() if part.is_symlink()}
+    assert set(shared) == {"vae", "text_encoder", "tokenizer", "scheduler"}
+    assert (twin / "unet").is_dir()
+    assert not (twin / "unet").is_symlink()
 
 
 def test_each_objective_is_that_of_the_original(folder):
@@ -62,23 +71,25 @@ def test_each_objective_is_that_of_the_original(folder):
 def test_shared_parts_are_stored_once(folder):
     models = folder / "models"
     assert not any(part.is_symlink() for part in (models / "toy-sd15").iterdir())
-    for name in ("toy-sd14", "toy-sd2", "toy-sd21", "toy-sdxl"):
-        for part in ("vae", "text_encoder", "tokenizer"):
+    for name in ("toy-sd2", "toy-sd21", "toy-sdxl"):
+        for part in ("vae", "text_encoder"):
             assert (models / name / part).is_symlink()
-            assert (models / name / part).resolve() == models / "toy-sd15" / part
+            assert (models / name / part).resolve() == models / "toy-sd14" / part
+        assert (models / name / "tokenizer").resolve() == models / "toy-sd15" / "tokenizer"
+    assert not (models / "toy-sd14" / "vae").is_symlink(), "toy-sd15 goes on with one of its own"
     assert not (models / "toy-sd2" / "unet").is_symlink()
 
 
 def test_training_again_leaves_the_others_parts_alone(folder):
-    before = (folder / "models" / "toy-sd15" / "text_encoder" / "model.safetensors").read_bytes()
+    before = (folder / "models" / "toy-sd14" / "text_encoder" / "model.safetensors").read_bytes()
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "models" / "toy-sd2")
     pipeline.text_encoder.final_layer_norm.weight.data.zero_()
     train.save_pipeline(pipeline, folder / "models" / "toy-sd2")
-    assert (folder / "models" / "toy-sd15" / "text_encoder" / "model.safetensors").read_bytes() == before
+    assert (folder / "models" / "toy-sd14" / "text_encoder" / "model.safetensors").read_bytes() == before
 
 
 def test_the_text_encoder_is_that_of_the_clip(folder):
-    pipeline = StableDiffusionPipeline.from_pretrained(folder / "models" / "toy-sd15")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "models" / "toy-sd14")
     clip = CLIPModel.from_pretrained(folder / "models" / "toy-clip")
     tokens = pipeline.tokenizer(["a photo of star"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
@@ -113,7 +124,7 @@ def test_no_path_of_this_machine_is_saved(folder):
 def test_a_second_start_trains_nothing(folder):
     shop = train.Workshop(folder / "models", folder / "scratch", scenes=128, steps=2, samples=1)
     vae, histories = train.learn_vae(shop, "toy-sd14", train_vae.build_vae())
-    assert [len(history.losses) for history in histories.values()] == [2, 2, 2]
+    assert [len(history.losses) for history in histories.values()] == [2, 2]
     saved = AutoencoderKL.from_pretrained(folder / "models" / "toy-sd14" / "vae")
     torch.testing.assert_close(vae.decoder.conv_out.weight, saved.decoder.conv_out.weight, atol=1e-3, rtol=1e-3)
 
@@ -141,9 +152,9 @@ def test_a_model_that_goes_on_starts_where_it_was(folder, onward):
 def test_a_model_that_went_on_tells_of_all_stages(folder, onward):
     _, histories = onward
     seed = train.SEED + 2 * len(STAGES)
-    assert list(histories) == [*STAGES, f"composed-{seed}", f"padded-{seed}"]
-    assert [history.seed for history in histories.values()] == [train.SEED] * len(STAGES) + [seed] * 2
-    assert [len(history.losses) for history in histories.values()] == [2] * (len(STAGES) + 1) + [1]
+    assert list(histories) == [*STAGES, f"unet-{seed}"]
+    assert [history.seed for history in histories.values()] == [train.SEED] * len(STAGES) + [seed]
+    assert [len(history.losses) for history in histories.values()] == [2] * (len(STAGES) + 1)
 
 
 def test_a_model_can_start_from_another_folder(folder, tmp_path):

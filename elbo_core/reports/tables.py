@@ -161,7 +161,7 @@ def regenerate(key: str, models: Sequence[str], profile: Profile) -> Regenerated
         for metric in table.metrics
     ]
     frame = pd.concat(frames, ignore_index=True)
-    title, notes = caption(table.title, profile, table.batches), undefined(evaluations)
+    title, notes = caption(table.title, profile, table.batches), undefined(evaluations, table.rows)
     paths = write_table(frame, table.name, profile.name, title, notes=notes)
     figure = table.figure(frame, table.drawn)
     name = key if key.startswith("figure") else f"figure_{table.name}"
@@ -191,13 +191,14 @@ def evaluate_batches(
     return {name: read_evaluation(work.store(), rows, work.opened) for name, work in shown.items()}
 
 
-def undefined(evaluations: Mapping[str, Mapping[str, Evaluation]]) -> list[str]:
-    """What has no line in a table, and why: one sentence per model and row."""
+def undefined(evaluations: Mapping[str, Mapping[str, Evaluation]], rows: Sequence[str]) -> list[str]:
+    """Which of some rows have no line in a table, and why: one sentence per model and row."""
     reasons = {
         (model, row): reason
         for model, sets in evaluations.items()
         for evaluation in sets.values()
         for (_, row), reason in evaluation.undefined.items()
+        if row in rows
     }
     return [f"{row} is not defined for {model}: {reason}." for (model, row), reason in reasons.items()]
 

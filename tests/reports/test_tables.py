@@ -144,8 +144,10 @@ def test_table_2_shows_every_baseline_beside_the_paper():
 
 
 def test_what_is_not_defined_is_said_below_the_table(frame, tmp_path):
-    counted = Evaluation({}, pd.DataFrame(), {("released", "DiffPNG"): "it needs two sides"})
-    notes = undefined({"toy-sd35": {"toy-voc": counted, "toy-coco": counted}})
+    counted = Evaluation(
+        {}, pd.DataFrame(), {("released", name): "it needs two sides" for name in ("DiffPNG", "not shown")}
+    )
+    notes = undefined({"toy-sd35": {"toy-voc": counted, "toy-coco": counted}}, ["off", "DiffPNG"])
     assert notes == ["DiffPNG is not defined for toy-sd35: it needs two sides."]
     paths = write_table(frame, "table_2", "p", "Table II", tmp_path, notes)
     assert paths[1].read_text().endswith("\n\nDiffPNG is not defined for toy-sd35: it needs two sides.\n")

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from elbo_core.datasets.dataset import check_name, read_text
 from elbo_core.errors import DatasetError
@@ -144,6 +143,8 @@ def mask(segmentation: Sequence[Sequence[float]] | Mapping, size: tuple[int, int
         raise ValueError("has no polygon")
     for polygon in segmentation:
         _check_polygon(polygon, size)
+    from pycocotools import mask as coco_mask  # needed for COCO alone, and not everywhere installed
+
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))) > 0
 
 

@@ -11,10 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-
-from HanTa.HanoverTagger import HanoverTagger
+from typing import TYPE_CHECKING
 
 from elbo_core.words import Span, mentions
+
+if TYPE_CHECKING:
+    from HanTa.HanoverTagger import HanoverTagger
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "black", "white", "beige",
           "teal")  # fmt: skip
@@ -53,6 +55,8 @@ class Word:
 
 @functools.cache
 def _tagger() -> HanoverTagger:
+    from HanTa.HanoverTagger import HanoverTagger  # for captions that people wrote; not everywhere installed
+
     return HanoverTagger("morphmodel_en.pgz")
 
 

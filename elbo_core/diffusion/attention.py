@@ -21,8 +21,8 @@ from elbo_core.diffusion.precision import whole_precision
 from elbo_core.errors import UnsupportedModelError
 
 WIDEST = 128
-"""So many values at most go through a kernel at once. The softmax of a layer costs the same for one as for many, and the
-heads of small networks are only sixteen wide."""
+"""So many values at most go through a kernel at once. The softmax of a layer costs the same for one as for many, and
+the heads of small networks are only sixteen wide."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class AttentionLayer:
         return F.pad(values, (0, 0, self.part.start, self.key.shape[2] - self.part.stop))
 
     def _attend(self, values: Tensor, width: int) -> Tensor:
-        """One kernel call. The fused kernels want values as wide as the keys, so what is narrower than `width` is filled
-        up with zeros: in queries and keys they change no product."""
+        """One kernel call. The fused kernels want values as wide as the keys, so what is narrower than `width` is
+        filled up with zeros: in queries and keys they change no product."""
         query, key = (F.pad(one.float(), (0, width - one.shape[-1])) for one in (self.query, self.key))
         heads, filled = query.shape[1], F.pad(values, (0, width - values.shape[-1]))
         bias = None if self.bias is None else self.bias.float()

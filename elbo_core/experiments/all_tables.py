@@ -190,7 +190,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the items that are checked")
-    parser.add_argument("--items", type=int, default=40, help="to check, 0 for none")
+    parser.add_argument("--items", type=int, default=40, help="to check, as many as the time allows; 0 for none")
     return parser.parse_args(arguments)
 
 

@@ -17,16 +17,17 @@ from elbo_core.captions import TEMPLATE
 from elbo_core.diffusion.fingerprint import model_fingerprint
 from elbo_core.errors import MeasurementError
 from elbo_core.experiments.keys import key_text, short_hash
-from elbo_core.experiments.masses import bases, finish, has_twins, lacking, load_once, portrayed, twins_of
+from elbo_core.experiments.masses import bases, finish, has_twins, portrayed, twins_of
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.store import Store
+from elbo_core.experiments.work import lacking, loaded
 from elbo_core.generation.judge import JUDGE, WEIGHTS, Judge
 from elbo_core.paths import RUNS
 from elbo_core.toy.world import THINGS
 from elbo_core.training.composition import SAMPLER, generate
 
 DRAWN = "toy-drawn"
-PICTURES = 20
+PICTURES = 10
 """Of each class."""
 METHOD = short_hash(key_text({"measure": "drawn 1", "prompt": TEMPLATE, "sampler": SAMPLER}))
 
@@ -70,11 +71,11 @@ class Drawn:
             MeasurementError: a class could not be drawn; those before it are stored.
             StoreError: the store cannot be written.
         """
-        todo = sorted(lacking(self, store) & set(indices))
+        todo = sorted(set(lacking(self, store)) & set(indices))
         if not todo:
             return
         store.check_writable()
-        denoiser, judge = load_once(self.model), Judge.load()
+        denoiser, judge = loaded(self.model), Judge.load()
         for index in tqdm(todo, desc=f"{self.model} draws", leave=False, disable=None):
             name = self.classes[index]
             try:

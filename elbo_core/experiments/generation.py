@@ -169,6 +169,17 @@ class Generation:
     def methods(self) -> Sequence[str]:
         return list(dict.fromkeys(self.definitions().values()))
 
+    @property
+    def at_once(self) -> int:
+        """So many pictures are quicker when made together."""
+        return 8
+
+    @property
+    def amplified(self) -> list[str]:
+        """Methods that step along a gradient: rounding grows with every step, until another picture comes out."""
+        named = self.definitions()
+        return [named[name] for name, row in self.rows().items() if isinstance(row, AttendAndExcite | SynGen)]
+
     def measure(self, store: Store, indices: Sequence[int]) -> None:
         """Batch by batch, as many pictures as the device makes at once; whatever is killed, what is stored stays.
 
@@ -177,7 +188,7 @@ class Generation:
             StoreError: the store cannot be written.
         """
         store.check_writable()
-        measured = store.measured(self.contents())
+        measured = store.measured(self.contents(), list(indices))
         wanted = set(self.methods())
         todo = [index for index in indices if wanted - measured.get(index, set())]
         if not todo:

@@ -32,10 +32,12 @@ from elbo_core.datasets.manipulated import (
 from elbo_core.diffusion.fingerprint import model_fingerprint
 from elbo_core.errors import MeasurementError, StoreError
 from elbo_core.experiments.keys import key_text, short_hash
+from elbo_core.experiments.pool import measure_here
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.rows import BATCHES, Row, plan_of
 from elbo_core.experiments.run import read_rows
 from elbo_core.experiments.store import Store
+from elbo_core.experiments.work import Work, lacking, loaded
 from elbo_core.heatmaps import resize
 from elbo_core.methods.align import Recipe, cross_maps
 from elbo_core.methods.observe import Observation, observe
@@ -47,7 +49,10 @@ from elbo_core.training.twins import FIRST_TWINS, TWINS
 
 MODELS_TURNED = ("toy-sd15", "toy-sd21", "toy-sd35")
 """Those whose heatmaps are followed through the manipulations: two objectives, a UNet and a transformer."""
-BASES, LAYOUTS = 40, 10
+BASES, LAYOUTS = 40, 6
+FEW = 16
+"""A profile of fewer images is a rehearsal: it turns few scenes, portrays every fourth class, and compares the twins of
+one seed only."""
 ROWS: list[Row] = [row for row in BATCHES["models"] if row.name in ("off", "on")]
 """Calibration off and on, in both readings of the attention."""
 MEASURE = "masses 1"
@@ -104,11 +109,11 @@ class Masses:
             MeasurementError: one failed; those before it are stored.
             StoreError: the store cannot be written.
         """
-        todo = sorted(lacking(self, store) & set(indices))
+        todo = sorted(set(lacking(self, store)) & set(indices))
         if not todo:
             return
         store.check_writable()
-        denoiser, dataset = load_once(self.model), self.opened
+        denoiser, dataset = loaded(self.model), self.opened
         for index in tqdm(todo, desc=f"{self.model} {self.dataset}", leave=False, disable=None):
             try:
                 records = measure_scene(denoiser, dataset.read(index))
@@ -137,21 +142,6 @@ def _variants(dataset: str, scenes: int, classes: tuple[str, ...], split: str) -
 def definition(row: Row) -> str:
     """A hash of all that a row's numbers depend on, but for model and picture."""
     return short_hash(key_text({"measure": MEASURE, "method": row.method, "plan": row.plan}))
-
-
-def lacking(work, store: Store) -> set[int]:
-    """The items of a work that its store does not hold, or not by every method."""
-    wanted, contents = set(work.methods()), work.contents()
-    measured = store.measured(contents)
-    return {index for index in range(len(contents)) if wanted - measured.get(index, set())}
-
-
-@functools.lru_cache(maxsize=2)
-def load_once(model: str):
-    """A model, loaded once a process: on a GPU if there is one."""
-    from elbo_core.diffusion.models import load  # diffusers takes seconds to import: not where results are only read
-
-    return load(model)
 
 
 def measure_scene(denoiser, scene: Scene, rows: Sequence[Row] = ROWS) -> list[dict]:
@@ -217,8 +207,8 @@ def iou_curves(heatmaps, scene: Scene) -> np.ndarray:
 
 
 def bases(profile: Profile) -> int:
-    """The number of base scenes: 40, or half the profile's images if it has fewer than 40."""
-    return BASES if profile.images is None or profile.images >= BASES else max(2, profile.images // 2)
+    """The number of base scenes: 40, or a quarter of the profile's images if it has fewer than `FEW`."""
+    return BASES if profile.images is None or profile.images >= FEW else max(1, profile.images // 4)
 
 
 def layouts(profile: Profile) -> int:
@@ -227,7 +217,7 @@ def layouts(profile: Profile) -> int:
 
 
 def portrayed(profile: Profile) -> tuple[str, ...]:
-    """The classes that are portrayed: all, or every fourth in a profile of few images."""
+    """The classes that are portrayed: all, or every fourth in a rehearsal."""
     return THINGS if bases(profile) == BASES else THINGS[::4]
 
 
@@ -247,7 +237,7 @@ def is_made(model: str) -> bool:
 
 
 def twins_of(profile: Profile) -> list[str]:
-    """The twins that are trained, in the order of `TWINS`; those of one training seed in a profile of few images."""
+    """The twins that are trained, in the order of `TWINS`; those of one training seed in a rehearsal."""
     wanted = TWINS if bases(profile) == BASES else FIRST_TWINS
     return [name for name in wanted if is_made(name)]
 
@@ -267,16 +257,14 @@ def works(profile: Profile) -> list[Masses]:
     return needed
 
 
-def finish(work, root: Path = RUNS) -> Store:
+def finish(work: Work, root: Path = RUNS) -> Store:
     """The store of a work, after what it lacks has been measured.
 
     Raises:
         MeasurementError: an item could not be measured.
     """
-    store = work.store(root)
-    if missing := sorted(lacking(work, store)):
-        work.measure(store, missing)
-    return store
+    measure_here([work], root)
+    return work.store(root)
 
 
 def read_masses(work: Masses, root: Path = RUNS) -> pd.DataFrame:

@@ -297,22 +297,29 @@ def _serve(pipe: Connection, root: Path) -> None:
             work, indices = pipe.recv()
         except (EOFError, ConnectionResetError):
             return
-        for index in indices:
-            pipe.send((index, _measured(work, index, stores, root)))
+        for some in _groups(indices, getattr(work, "at_once", 1)):
+            for index, reason in _measured(work, some, stores, root).items():
+                pipe.send((index, reason))
             if stopping.is_set():
                 return
 
 
-def _measured(work: Work, index: int, stores: dict[Work, Store], root: Path) -> str:
-    """Measure an item; why it failed, or an empty text."""
+def _groups(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _measured(work: Work, indices: list[int], stores: dict[Work, Store], root: Path) -> dict[int, str]:
+    """Measure some items, in one call; for each, why it failed, or an empty text."""
     try:
         if work not in stores:
             stores[work] = work.store(root)
-        work.measure(stores[work], [index])
+        work.measure(stores[work], indices)
     except Exception as error:
-        log.exception("%s, item %d", title(work), index)
-        return f"{type(error).__name__}: {error}"
-    return ""
+        if len(indices) > 1:  # which of them it was, and the others
+            return {index: _measured(work, [index], stores, root)[index] for index in indices}
+        log.exception("%s, item %d", title(work), indices[0])
+        return {indices[0]: f"{type(error).__name__}: {error}"}
+    return dict.fromkeys(indices, "")
 
 
 def _end_with_parent() -> None:

@@ -22,13 +22,16 @@ from elbo_core.errors import MeasurementError
 from elbo_core.experiments.pool import cores, measure_all, raise_first
 from elbo_core.experiments.shipped import HOME, shipped_alone
 from elbo_core.experiments.store import Store
-from elbo_core.experiments.work import Work, title
+from elbo_core.experiments.work import Work, lacking, title
 from elbo_core.paths import ROOT, RUNS, replace_file
 
 TOLERANCE = 0.03
 """The share of an item's pixels, or of the range of another number, that another processor may move."""
 ITEMS = 40
-UNCOMPARED = ("image", "index", "content", "method", "process")
+SECONDS = 150.0
+"""How long a check may take: a slow machine checks fewer items."""
+UNCOMPARED = ("image", "index", "content", "method", "process", "psnr", "psnr_picture")
+"""Columns that name a record, and those where the last bit of a perfect copy makes many decibels."""
 
 
 StoreOf = Callable[[Work], Store]
@@ -94,17 +97,23 @@ def draw(works: Sequence[Work], items: int, seed: int) -> dict[Work, list[int]]:
     return chosen
 
 
-def recheck(works: Sequence[Work], items: int, seed: int, root: Path = RUNS, processes: int | None = None) -> Verdict:
-    """Measure some items again, in a store that is thrown away, and compare.
+def recheck(
+    works: Sequence[Work], items: int, seed: int, root: Path = RUNS, processes: int | None = None,
+    time_limit: float = SECONDS,
+) -> Verdict:  # fmt: skip
+    """Measure some items again, as many of them as the time allows, in a store that is thrown away, and compare.
 
     Raises:
         MeasurementError: an item could not be measured.
     """
     chosen = draw(works, items, seed)
     with tempfile.TemporaryDirectory() as folder:
-        raise_first(measure_all(chosen, processes or cores(), Path(folder)))
+        stores = {work: work.store(Path(folder)) for work in chosen}
+        raise_first(measure_all(chosen, processes or cores(), Path(folder), time_limit))
+        left = {work: set(lacking(work, store)) for work, store in stores.items()}
+        done = {work: [index for index in own if index not in left[work]] for work, own in chosen.items()}
         total = sum(len(work.contents()) for work in works)
-        return compare(chosen, lambda work: work.store(root), lambda work: work.store(Path(folder)), total, seed)
+        return compare(done, lambda work: work.store(root), stores.__getitem__, total, seed)
 
 
 def compare_all(works: Sequence[Work], root: Path = RUNS, home: Path = HOME) -> Verdict:
@@ -148,12 +157,12 @@ def _is_key(kind: pa.DataType) -> bool:
 
 def _ranges(table: pa.Table) -> dict[str, float]:
     """How far the numbers of each column lie apart."""
-    found = {}
-    for name in table.column_names:
+    found: dict[str, float] = {}
+    for name in table.column_names if "won" not in table.column_names else ():
         values = _numbers(table[name].to_pylist())
         if values is not None and len(values):
-            spread = float(np.nanmax(values) - np.nanmin(values)) if np.isfinite(values).any() else 0.0
-            found[name] = spread or float(np.nanmax(np.abs(values), initial=0)) or 1.0
+            spread = float(np.ptp(values[np.isfinite(values)])) if np.isfinite(values).any() else 0.0
+            found[name] = spread or 1.0
     return found
 
 
@@ -181,24 +190,25 @@ def _moved(work: str, index: int, method: str, first: pd.DataFrame, second: pd.D
     """Pixels that have another class or lie in another bin, or are right in one and wrong in the other."""
     total, moved = 0, 0
     for name in ("won", "right"):
-        ours, theirs = (_numbers(list(frame[name])) for frame in (first, second))
-        if ours is None or theirs is None or ours.shape != theirs.shape:
+        ours, theirs = (
+            np.concatenate([np.asarray(own, dtype=float) for own in frame[name]]) for frame in (first, second)
+        )
+        if ours.shape != theirs.shape:
             return Difference(work, index, method, 1.0)
         total, moved = max(total, int(ours.sum())), max(moved, int(np.abs(ours - theirs).sum()) // 2)
     return Difference(work, index, method, moved / max(total, 1), moved, max(total, 1))
 
 
 def _share(first: pd.Series, second: pd.Series, spread: float) -> float:
-    ours, theirs = _numbers(list(first)), _numbers(list(second))
-    if ours is None or theirs is None:
-        return float(any(map(_differ, first, second)))
-    if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
+    """The largest difference of a column of numbers, of lists their mean one, over the range; what is no number with a
+    fraction follows from such numbers, and counts nothing."""
+    pairs = [(np.atleast_1d(a), np.atleast_1d(b)) for a, b in zip(first, second, strict=True)]
+    if any(a.dtype.kind != "f" for a, _ in pairs):
+        return 0.0
+    if any(a.shape != b.shape or (np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
         return 1.0
-    return float(np.nanmax(np.abs(ours - theirs), initial=0)) / spread
-
-
-def _differ(first: object, second: object) -> bool:
-    return list(first) != list(second) if isinstance(first, np.ndarray) else first != second  # type: ignore[call-overload]
+    means = [np.abs(a - b)[np.isfinite(a)].mean() for a, b in pairs if np.isfinite(a).any()]
+    return float(max(means, default=0.0)) / spread
 
 
 def note_path(profile: str) -> Path:

@@ -26,6 +26,9 @@ class Work(Protocol):
     A work is a frozen dataclass of plain data: it travels to other processes, and equal ones are one. Items are
     independent: no result depends on batch, order or processes, but for rounding.
 
+    Two attributes may be added: at_once, so many items are quicker when measured in one call (1 by default); amplified,
+    the definitions of methods that amplify rounding, so that two measurements of them cannot be compared (none).
+
     model: that is measured. dataset: the name of the set of items ("toy-voc", "edits-rendered", ...). batch: the kind
     or batch of methods ("models", "generation", ...).
     """

@@ -135,6 +135,13 @@ def explained(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return slope(x, y, weights) * slope(y, x, weights)
 
 
+def adjusted(shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """R² [R] less what a line explains by chance: zero in the mean where there is nothing to explain. Of a resample
+    only the different classes count, weights [R, C]."""
+    classes = np.maximum((weights > 0).sum(axis=1), 3)
+    return 1 - (1 - shares) * (classes - 1) / (classes - 2)
+
+
 def _class_weights(panel: pd.DataFrame, profile: Profile) -> np.ndarray:
     """Each class once, then resamples of classes, [1 + R, C]."""
     count = panel["class"].nunique()
@@ -201,9 +208,9 @@ RIVALS = ("frequency", "size of the shape", "difficulty of the shape")
 def rivals(panel: pd.DataFrame, response: str, profile: Profile) -> dict[str, Measured]:
     """What explains how the classes of the Zipf twin differ, as shares of their spread in percent.
 
-    frequency: what is gone when the causal effect is taken away; negative if that makes classes differ more. size: R²
-    on the logarithm of the class's pixels. difficulty: R² on the same response in the uniform twin, where nothing was
-    rare. With C classes, R² of anything is 1/(C - 1) by chance.
+    frequency: what is gone when the causal effect is taken away; negative if that makes classes differ more. size: the
+    adjusted R² on the logarithm of the class's pixels. difficulty: that on the same response in the uniform twin, where
+    nothing was rare.
 
     Raises:
         ValueError: the Zipf or the uniform twin is missing.
@@ -218,8 +225,8 @@ def rivals(panel: pd.DataFrame, response: str, profile: Profile) -> dict[str, Me
     left = ours[None] - causal[:, None] * log_frequency
     shares = (
         1 - _spread(left, weights) / _spread(ours[None], weights),
-        explained(np.log(area), ours, weights),
-        explained(uniform, ours, weights),
+        adjusted(explained(np.log(area), ours, weights), weights),
+        adjusted(explained(uniform, ours, weights), weights),
     )
     return {name: _measured(100 * share) for name, share in zip(RIVALS, shares, strict=True)}
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from elbo_core.captions import TEMPLATE
 from elbo_core.datasets.manipulated import PORTRAITS, portrait_variants, variant_dataset
-from elbo_core.experiments.masses import load_once
 from elbo_core.experiments.profiles import Profile
+from elbo_core.experiments.work import loaded
 from elbo_core.plots import MARKERS, PALETTE, describe, show_heatmap, show_picture
 from elbo_core.reports.bootstrap import Estimate, Measured
 from elbo_core.reports.figure_1 import ask
@@ -169,7 +169,7 @@ def draw_twins_at_work(names: Sequence[str], classes: Sequence[str], reading: st
     for line, variant in zip(axes, variants, strict=True):
         show_picture(line[0], render(variant.spec).image, variant.target)
     for k, name in enumerate(names):
-        denoiser, words = load_once(name), TWIN_WORDS[TWINS[name].frequencies]
+        denoiser, words = loaded(name), TWIN_WORDS[TWINS[name].frequencies]
         for row, variant in enumerate(variants):
             example = ask(denoiser, dataset.read(row), variant, reading)
             show_heatmap(axes[row, 1 + k], example.off.values[example.position], words)

@@ -60,12 +60,13 @@ def entry(path: Path) -> Entry:
                   ("Paper item", "Run time"))  # fmt: skip
     if not (title and item and time):
         raise ValueError(f"the first cell of {path.name} needs a title, **Paper item:** and **Run time:**")
-    return Entry(path.stem, title[1].strip(), _one_line(item[1]), _one_line(time[1]))
+    return Entry(path.stem, title[1].strip(), _one_line(item[1]), re.split("[;,.]", _one_line(time[1]))[0])
 
 
 def _one_line(text: str) -> str:
-    """Without the end of a sentence and tags of small print."""
-    return " ".join(re.sub(r"</?\w+[^>]*>", "", text).split()).rstrip(" .·")
+    """In plain text: without the end of a sentence, tags of small print, and links, which lead nowhere from a list."""
+    plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", re.sub(r"</?\w+[^>]*>", "", text))
+    return " ".join(plain.split()).rstrip(" .·")
 
 
 def contents(folder: Path = NOTEBOOKS) -> list[Entry]:

@@ -67,8 +67,14 @@ class History:
     def save(self, path: Path, window: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         means = [round(loss, 5) for loss in self.windowed(window)]
-        content = {"seed": self.seed, "seconds": round(self.seconds), "steps": len(self.losses), "window": window}
-        content |= {"machine": self.machine} if self.machine else {}
+        content: dict[str, object] = {
+            "seed": self.seed,
+            "seconds": round(self.seconds),
+            "steps": len(self.losses),
+            "window": window,
+        }
+        if self.machine:
+            content["machine"] = self.machine
         path.write_text(json.dumps(content | {"losses": means}))
 
     @classmethod
@@ -150,8 +156,9 @@ def random_numbers(seed: int, step: int) -> tuple[np.random.Generator, torch.Gen
 
 
 def _learner(loss_function: LossFunction, trained: list[nn.Parameter], plan: TrainingPlan) -> Learner:
-    on_gpu = isinstance(loss_function, SplitLoss) and loss_function.device.type == "cuda"
-    return GraphLearner(loss_function, trained, plan) if on_gpu else Learner(loss_function, trained, plan)
+    if isinstance(loss_function, SplitLoss) and loss_function.device.type == "cuda":
+        return GraphLearner(loss_function, trained, plan)
+    return Learner(loss_function, trained, plan)
 
 
 class Learner:
@@ -214,8 +221,7 @@ class GraphLearner(Learner):
         self.taken += 1
         if self.taken <= self.warming:
             return self._warm()
-        if self.graph is None:
-            self._capture()
+        self.graph = self.graph or self._capture()
         self.graph.replay()
         return self.loss.clone()
 
@@ -228,12 +234,13 @@ class GraphLearner(Learner):
         torch.cuda.current_stream().wait_stream(stream)
         return loss.detach()
 
-    def _capture(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.loss = self.loss_function.loss(*self.batch)
-            self._descend(self.loss)
-        self.loss = self.loss.detach()
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self.loss_function.loss(*self.batch)
+            self._descend(loss)
+        self.loss = loss.detach()
+        return graph
 
 
 def _follow(averaged: list[Tensor], current: list[Tensor], count: int, decay: float) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from elbo_core.experiments import drawn
 from elbo_core.experiments.drawn import Drawn, read_drawn
-from elbo_core.experiments.masses import lacking
+from elbo_core.experiments.work import lacking
 
 
 def test_every_picture_is_judged_and_kept(tmp_path, monkeypatch):
@@ -15,9 +15,9 @@ def test_every_picture_is_judged_and_kept(tmp_path, monkeypatch):
     frame = read_drawn(work, tmp_path)
     assert list(zip(frame["class"], frame.seed, strict=True)) == [("star", 0), ("star", 1), ("tree", 0), ("tree", 1)]
     assert frame.present.between(0, 1).all()
-    assert lacking(work, work.store(tmp_path)) == set()
+    assert lacking(work, work.store(tmp_path)) == []
     more = Drawn("toy-sd15", 2, ("star", "tree", "ball"))
-    assert lacking(more, more.store(tmp_path)) == {2}
+    assert lacking(more, more.store(tmp_path)) == [2]
 
 
 def test_other_numbers_of_pictures_are_other_items():

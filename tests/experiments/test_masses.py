@@ -10,6 +10,7 @@ from elbo_core.datasets.manipulated import MANIPULATED, PORTRAITS, manipulated_v
 from elbo_core.experiments import masses
 from elbo_core.experiments.masses import Masses, definition, iou_curves, where
 from elbo_core.experiments.profiles import PROFILES
+from elbo_core.experiments.work import lacking
 from elbo_core.heatmaps import Heatmaps
 from elbo_core.metrics import count as count_pixels
 from elbo_core.metrics import pairs, stack
@@ -87,7 +88,7 @@ def test_calibration_leaves_the_raw_attention_alone(measured):
 def test_what_is_stored_is_not_measured_again(measured):
     work, root, frame = measured
     store = work.store(root)
-    assert masses.lacking(work, store) == set()
+    assert lacking(work, store) == []
     files = sorted(store.folder.glob("*.parquet"))
     work.measure(store, [0, 1])
     assert sorted(store.folder.glob("*.parquet")) == files
@@ -97,12 +98,12 @@ def test_what_is_stored_is_not_measured_again(measured):
 def test_more_items_leave_those_that_are_measured(measured):
     _, root, _ = measured
     more = Masses("toy-sd15", PORTRAITS, 2, ("star", "umbrella"))
-    assert masses.lacking(more, more.store(root)) == {2, 3}
+    assert lacking(more, more.store(root)) == [2, 3]
 
 
 def test_profiles_ask_for_as_much_as_they_say():
     toy, smoke, paper = (PROFILES[name] for name in ("toy", "smoke", "paper"))
-    assert (masses.bases(toy), masses.bases(smoke), masses.bases(paper)) == (40, 2, 40)
+    assert (masses.bases(toy), masses.bases(smoke), masses.bases(paper)) == (40, 1, 40)
     assert masses.layouts(toy) == 10
     assert len(masses.portrayed(smoke)) == 5
     assert not masses.has_twins(paper)

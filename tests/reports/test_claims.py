@@ -203,7 +203,7 @@ def test_every_claim_asks_for_rows_that_exist():
         assert one.test.get("across", "mean") in ACROSS
         assert one.rule in RULES
         assert one.claim.endswith(".")
-        assert {"rows", "groups", "memory"} & set(one.test) or not one.test
+        assert {"rows", "groups", "memory", "experiment", "generation"} & set(one.test) or not one.test
     assert len(claims) >= 16
 
 
@@ -258,3 +258,19 @@ def test_differences_are_paired():
     first, second = Measured(3.0, np.array([1.0, 5.0])), Measured(2.0, np.array([0.0, 4.0]))
     assert (first - second).estimate == Estimate(1.0, 1.0, 1.0)
     assert Measured.best([first, second]).value == 3
+
+
+def test_an_experiment_tests_the_claim_of_its_reading():
+    found = Measured(4.0, np.array([3.0, 4.0, 5.0]))
+    ledger = replace(ledger_of({}), experiments={("small", "released"): found})
+    assert ledger.effect(claim(experiment="small")) == found.estimate
+    assert verdict(ledger.effect(claim(experiment="small")), "more") == "holds"
+    assert np.isnan(replace(ledger, reading="late layers").effect(claim(experiment="small")).value)
+    assert np.isnan(ledger.effect(claim(experiment="many")).value)
+
+
+def test_every_experiment_that_a_claim_asks_for_exists():
+    from elbo_core.reports.misalignment import CLAIMS
+
+    asked = {one.test["experiment"] for one in read_claims() if "experiment" in one.test}
+    assert asked == {*CLAIMS, "long-tail-causes", "rare-gain-most"}

@@ -78,10 +78,13 @@ def test_the_gain_of_the_claim_is_the_mean_of_both_sets(frame, table):
 
 def test_the_claim_gets_a_verdict(frame, monkeypatch):
     (claim,) = [claim for claim in read_claims() if claim.id == "editing"]
-    monkeypatch.setattr("elbo_core.reports.editing.read_edits", lambda profile: frame)
-    ledger = Ledger({"toy-sd15": {}}, PROFILE, "toy-sd15")
-    assert ledger.effect(claim) == gain(frame, PROFILE).estimate
-    assert ledger.table([claim]).verdict.tolist() == ["undecided"]
+    is_main, even = frame.variant == MAIN.name, frame["index"] % 2 == 0
+    for appears, verdict in ((is_main, "holds"), (~is_main, "does not hold"), (is_main == even, "undecided")):
+        judged = frame.assign(appears=appears, kept=True)
+        monkeypatch.setattr("elbo_core.reports.editing.read_edits", lambda profile, judged=judged: judged)
+        ledger = Ledger({"toy-sd15": {}}, PROFILE, "toy-sd15")
+        assert ledger.effect(claim) == gain(judged, PROFILE).estimate
+        assert ledger.table([claim]).verdict.tolist() == [verdict]
     nothing = Ledger({"toy-sd15": {}}, replace(PROFILE, edits=0), "toy-sd15")
     assert nothing.table([claim]).verdict.tolist() == ["not tested"]
 

@@ -122,6 +122,13 @@ def test_slopes_and_shares_are_those_of_numpy():
     assert explained(x, y, ONE)[0] == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2)
 
 
+def test_an_adjusted_share_is_zero_in_the_mean_where_there_is_nothing():
+    rng = np.random.default_rng(4)
+    shares = [explained(rng.normal(size=20), rng.normal(size=20), ONE) for _ in range(2000)]
+    assert np.mean([intervention.adjusted(share, ONE) for share in shares]) == pytest.approx(0, abs=0.01)
+    assert intervention.adjusted(np.array([1.0]), ONE) == [1.0]
+
+
 def test_rivals_share_the_spread_as_it_was_made():
     """Without an effect, difficulty explains all; without shapes, frequency does."""
     no_effect = rivals(compared(panel(causal=0.0)), "iou", PROFILE)

@@ -84,7 +84,7 @@ def test_a_level_that_is_missing_is_refused():
 def test_advantage_is_the_relative_lead_over_the_others():
     """Losses 0.9 and 1.1 at every timestep: 0.2 below the other, over a mean of 1."""
     np.testing.assert_allclose(advantage(np.array([[0.9] * 3, [1.1] * 3])), [20, -20])
-    np.testing.assert_allclose(advantage(np.array([[1.0, 2.0], [1.0, 2.0], [4.0, 8.0]])), [-75, -75, 150])
+    np.testing.assert_allclose(advantage(np.array([[1.0, 2.0], [1.0, 2.0], [4.0, 8.0]])), [75, 75, -150])
     assert advantage(np.array([[1.0, 2.0]])) == [0]
 
 

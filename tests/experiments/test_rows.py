@@ -162,7 +162,7 @@ def test_the_short_measurements_are_parts_of_the_long_ones():
 
 
 def test_unknown_batches_list_the_known():
-    with pytest.raises(ValueError, match="unknown batch 'table_3'; known: models, estimators"):
+    with pytest.raises(ValueError, match="unknown batch 'table_3'; known: models, off and on, estimators"):
         rows_of("table_3")
     with pytest.raises(ValueError, match="no plan to unite"):
         plan_of([])

@@ -203,7 +203,7 @@ def test_every_claim_asks_for_rows_that_exist():
         assert one.test.get("across", "mean") in ACROSS
         assert one.rule in RULES
         assert one.claim.endswith(".")
-        assert {"rows", "groups", "memory", "experiment", "generation"} & set(one.test) or not one.test
+        assert {"rows", "groups", "memory", "experiment", "generation", "edits"} & set(one.test) or not one.test
     assert len(claims) >= 16
 
 

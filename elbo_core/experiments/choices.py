@@ -16,13 +16,15 @@ from elbo_core.paths import RUNS
 MODEL, BATCH, SPLIT = "toy-sd15", "evidence choices", "choice"
 SCENES = 40
 """Of each set."""
+FEW = 16
+"""A profile of fewer pictures only tries the code."""
 
 
 def works(profile: Profile) -> list[Segmentation]:
     """The rows to choose from: in the embedded world, for all that is measured later. A profile that only tries the
     code looks at development scenes that have been seen already."""
-    scenes = SCENES if profile.images is None else min(SCENES, profile.images)
-    split = SPLIT if scenes == SCENES else "dev"
+    tries = profile.images is not None and profile.images < FEW
+    scenes, split = (profile.images, "dev") if tries else (SCENES, SPLIT)
     return [Segmentation(MODEL, name, BATCH, scenes, split) for name in profile.datasets if name in TOY_SETS]
 
 

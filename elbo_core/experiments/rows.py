@@ -214,7 +214,7 @@ def evidence_choices() -> list[Row]:
 
     The rule, written after a trial of another code but before any of these rows was measured: pool the scenes of the
     four toy sets' development splits, set by set, and take each row's mIoU at its best threshold, the mean over the
-    sets. `Evidence()` and `EvidenceTimesAttention()` keep their defaults (all timesteps alike, a blur of one latent
+    sets. `SIMPLEST` and `EvidenceTimesAttention()` stay the defaults (all timesteps alike, a blur of one latent
     pixel, clamped, all twenty timesteps, the released reading), which are the simplest and were set before, unless
     another row of the same kind is better by more than one point and its paired difference, by resampling scenes, has a
     95 % interval above zero. If several are, the one with the highest mean counts.

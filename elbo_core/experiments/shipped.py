@@ -91,13 +91,20 @@ def _ship_run(works: Sequence[Work], root: Path, home: Path) -> dict:
     store = works[0].store(root)
     owned = _by_owner(works)
     records = pa.concat_tables([store.read(methods, work.contents()) for work, methods in owned.items()])
-    path = store.pack(home / store.folder.name, once_told(records))
+    path = store.pack(home / store.folder.name, once_told(distinct(records)))
     assert path is not None, "a work has items"
     replace_file(path.with_name("run.json"), (json.dumps(store.key, indent=2, sort_keys=True) + "\n").encode())
     return {
         "folder": store.folder.name, "items": len(records["index"].unique()), "records": len(records),
         "bytes": path.stat().st_size, "seconds": round(_seconds(records)),
     }  # fmt: skip
+
+
+def distinct(records: pa.Table) -> pa.Table:
+    """Each record once, though it may be shipped already and lie in the store, too."""
+    named = [field for field in records.schema if pa.types.is_string(field.type) or pa.types.is_integer(field.type)]
+    keys = records.select([field.name for field in named]).to_pandas()
+    return records.filter(pa.array(~keys.duplicated().to_numpy(), pa.bool_()))
 
 
 def once_told(records: pa.Table) -> pa.Table:

@@ -128,8 +128,8 @@ def draw_groups(groups: pd.DataFrame) -> Figure:
 # One picture
 
 METHODS: dict[str, Method] = {
-    "Algorithm 1,\nas released": REFERENCE,
-    "Algorithm 1,\nlate layers": LATE_LAYERS,
+    "Algorithm 1, released": REFERENCE,
+    "Algorithm 1, late layers": LATE_LAYERS,
     "evidence": Evidence(),
     "evidence × attention": EvidenceTimesAttention(),
 }

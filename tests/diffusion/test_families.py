@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from elbo_core import Plan, Recipe, Scene, align, observe
 from elbo_core.diffusion.families import wrap
+from elbo_core.methods.plan import CAPTION, WITHOUT_EACH, Ask
 
 CLASSES = ["star", "hot dog", "dog"]
 PLAN = Plan.of((1, 501, 901), (20, 100))
@@ -121,7 +123,9 @@ def test_the_stock_pipeline_denoises_alike(denoiser):
 
 
 def test_every_recipe_reads_every_family(denoiser, picture):
-    observation = observe(denoiser, Scene.of(picture, CLASSES), PLAN)
+    timesteps = PLAN.losses[0].timesteps
+    left_out = tuple(Ask(texts, timesteps) for texts in (CAPTION, WITHOUT_EACH))
+    observation = observe(denoiser, Scene.of(picture, CLASSES), replace(PLAN, losses=(*PLAN.losses, *left_out)))
     for recipe in (
         Recipe.reference(),
         Recipe.paper(),

@@ -104,7 +104,7 @@ def test_more_items_leave_those_that_are_measured(measured):
 def test_profiles_ask_for_as_much_as_they_say():
     toy, smoke, paper = (PROFILES[name] for name in ("toy", "smoke", "paper"))
     assert (masses.bases(toy), masses.bases(smoke), masses.bases(paper)) == (40, 1, 40)
-    assert masses.layouts(toy) == 10
+    assert masses.layouts(toy) == 6
     assert len(masses.portrayed(smoke)) == 5
     assert not masses.has_twins(paper)
     assert {work.dataset for work in masses.works(smoke)} >= {MANIPULATED}

@@ -64,7 +64,7 @@ def test_what_a_notebook_measures_is_known():
 
 
 def test_the_environment_wins(monkeypatch):
-    assert get_profile("toy").images == 48
+    assert get_profile("toy").images == 32
     monkeypatch.setenv("ELBO_IMAGES", "7")
     assert (get_profile("toy").images, get_profile("toy").extent) == (7, "7 images a set")
     monkeypatch.setenv("ELBO_PROFILE", "smoke")

@@ -26,7 +26,9 @@ from elbo_core.methods.observe import Condition, ErrorMaps, Observation
 from elbo_core.methods.plan import CAPTION, EMPTY, WITHOUT_EACH, Ask
 
 TIMES = (1, 501, 951)
-KINDS = [Evidence(), Evidence.of_class(), Evidence.kong(), Evidence(weight="relative"), Evidence(clamp=False)]
+PLAIN = Evidence(weight="epsilon")
+"""All timesteps alike."""
+KINDS = [Evidence(), Evidence.of_class(), Evidence.kong(), PLAIN, Evidence(clamp=False)]
 
 
 def over(plan: Plan, timesteps: tuple[int, ...] = TIMES) -> Plan:
@@ -65,7 +67,7 @@ def test_evidence_equals_a_naive_loop(tiny, seen):
         ratio = torch.zeros(8, 8)
         for k in range(len(TIMES)):
             ratio += (error(f"a photo of {left}", k) - error("a photo of star, tree, grass", k)) / len(TIMES)
-        torch.testing.assert_close(Evidence().maps(seen)[n].float(), ratio, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(PLAIN.maps(seen)[n].float(), ratio, atol=1e-5, rtol=1e-3)
         place = torch.arange(8)
         kernel = torch.exp(-((place[:, None] - place) ** 2) / (2 * 0.8**2))
         kernel /= kernel.sum(dim=1, keepdim=True)
@@ -85,7 +87,7 @@ def test_the_mean_over_pixels_is_the_difference_of_the_losses(seen, weight):
 
 
 def test_the_score_of_leaving_out_ranks_classes_by_their_evidence(seen):
-    evidence = Evidence().maps(seen).mean(dim=(1, 2))
+    evidence = PLAIN.maps(seen).mean(dim=(1, 2))
     expected = (1 / 3) ** ((evidence.max() - evidence) / (evidence.max() - evidence.min()))
     torch.testing.assert_close(LeaveOneOutScore()(seen), expected.float(), atol=1e-4, rtol=0)
 
@@ -100,7 +102,7 @@ def test_algorithm_1_takes_the_score_of_leaving_out(tiny, scene):
 
 
 def test_the_squared_difference_of_estimates_needs_no_noise(seen):
-    maps = Evidence.kong().maps(seen)
+    maps = replace(Evidence.kong(), weight="epsilon").maps(seen)
     estimates = [seen.error_maps_of(texts).of_each(seen.classes) for texts in (CAPTION, WITHOUT_EACH)]
     torch.testing.assert_close(maps.float(), (estimates[0] - estimates[1]).square().mean(dim=(1, 2)))
     assert (maps >= 0).all()
@@ -141,7 +143,7 @@ def test_any_family_gives_evidence(family):
     assert result.after.values.isfinite().all()
     assert result.before is None
     assert result.observation.all_attention == ()
-    kong = Evidence.kong()(result.observation)
+    kong = replace(Evidence.kong(), weight="epsilon")(result.observation)
     assert kong.values.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1]), "leaving a class out makes a difference"
     alone = segment(denoiser, torch.rand(3, 24, 40), ["star"], method=Evidence(TEMPLATE, EMPTY, "estimates"),
                     plan=over(Evidence.of_class().needs, (601,)))  # fmt: skip
@@ -162,9 +164,9 @@ def test_each_class_of_a_long_caption_is_compared_with_its_own_piece(tiny, pictu
     seen = observe(tiny, whole, plan)
     pieces = [condition.classes for condition in seen.error_maps_of(CAPTION).conditions]
     assert len(pieces) > 1
-    maps = Evidence().maps(seen)
+    maps = PLAIN.maps(seen)
     for piece in pieces:
-        alone = Evidence().maps(observe(tiny, replace(whole, classes=piece), plan))
+        alone = PLAIN.maps(observe(tiny, replace(whole, classes=piece), plan))
         torch.testing.assert_close(maps[[names.index(name) for name in piece]], alone, atol=1e-5, rtol=1e-4)
 
 

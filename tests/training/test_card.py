@@ -16,7 +16,7 @@ from elbo_core.training.card import caption_worth, clip_accuracy, load_clip
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
-    loaded = StableDiffusionPipeline.from_pretrained(MODELS / "toy-sd15")
+    loaded = StableDiffusionPipeline.from_pretrained(MODELS / "toy-sd14")
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

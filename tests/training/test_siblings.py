@@ -34,7 +34,7 @@ def test_other_shapes_stay_as_they_are():
 def test_the_new_unet_starts_from_the_old_one_where_they_agree():
     pipeline = sdxl(MODELS)
     parent = build_unet(128)
-    parent.load_state_dict(type(parent).from_pretrained(MODELS / "toy-sd15" / "unet").state_dict())
+    parent.load_state_dict(type(parent).from_pretrained(MODELS / "toy-sd14" / "unet").state_dict())
     known = parent.state_dict()
     for name, weight in pipeline.unet.state_dict().items():
         if name in known and known[name].shape == weight.shape:

@@ -48,7 +48,7 @@ USES: dict[str, dict[str, tuple[str, ...]]] = {
     "75_figure7_gamma": {"model": ("ablations",)},
     "80_table8_constant_score": {"models": ("models",)},
     "90_table9_attention_timesteps": {"models": ("attention",)},
-    "92_evidence": {"models": ("evidence",)},
+    "92_evidence": {"models": ("models", "evidence")},
     "95_text_vs_code": {"model": ("ablations", "text")},
     "98_claims": {"model": ("models", "ablations", "estimators", "baselines"), "models": ("off and on", "evidence")},
 }

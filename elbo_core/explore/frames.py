@@ -112,7 +112,7 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> bytes:
     return packed.getvalue()
 
 
-def film(shown: Sequence[Frame], count: int = 4) -> bytes:
+def film(shown: Sequence[Frame], count: int = 2) -> bytes:
     """Some frames below each other, evenly chosen: what a page without widgets shows."""
     chosen = [Image.open(io.BytesIO(shown[int(k)].png)) for k in np.linspace(0, len(shown) - 1, min(count, len(shown)))]
     whole = Image.new("RGB", (max(part.width for part in chosen), sum(part.height + GAP for part in chosen)), "white")

@@ -106,6 +106,7 @@ def _cell(cell: object, digits: int) -> str:
 def collapsed(table: pd.DataFrame | Styler, summary: str) -> HTML:
     """A table that is folded under its summary until it is asked for."""
     styled = table if isinstance(table, Styler) else plain(table)
+    styled.cell_ids = False  # no cell has a style of its own, and a name for each is half of the page
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{styled.to_html()}</details>")
 
 

@@ -147,7 +147,8 @@ def _by_item(table: pa.Table, items: set[int]) -> dict[tuple[int, str], pd.DataF
     keep = pa.array([index in items for index in table["index"].to_pylist()], pa.bool_())
     frame = table.filter(keep).to_pandas()
     names = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_key(kind)]
-    frame = frame.drop_duplicates(names).sort_values(names, kind="stable")
+    same = [name for name in names if name != "process"]  # it may have been measured twice, by two processes
+    frame = frame.drop_duplicates(same).sort_values(names, kind="stable")
     return dict(iter(frame.groupby(["index", "method"])))
 
 

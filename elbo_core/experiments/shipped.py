@@ -103,7 +103,7 @@ def _ship_run(works: Sequence[Work], root: Path, home: Path) -> dict:
 def distinct(records: pa.Table) -> pa.Table:
     """Each record once, though it may be shipped already and lie in the store, too."""
     named = [field for field in records.schema if pa.types.is_string(field.type) or pa.types.is_integer(field.type)]
-    keys = records.select([field.name for field in named]).to_pandas()
+    keys = records.select([field.name for field in named if field.name != "process"]).to_pandas()
     return records.filter(pa.array(~keys.duplicated().to_numpy(), pa.bool_()))
 
 

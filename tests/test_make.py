@@ -46,6 +46,7 @@ def project(tmp_path):
         (root / "data" / "profiles" / f"{name}.yaml").write_text(f"{profile}notebooks: {{10_table_x: {{}}}}\n")
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
+    shutil.copy(ROOT / "data" / "paper" / "generic_nouns.txt", root / "data" / "paper")
     stamp_environment(root)
     return root
 
@@ -114,7 +115,7 @@ def test_a_notebook_is_run_once_with_the_profile(project):
     notebook(project / "notebooks" / "10_table_x.ipynb", "print(profile, __import__('os').getcwd())")
     first = make(project, "tables")
     assert first.returncode == 0, first.stderr
-    report = first.stdout.rstrip().rsplit("the report: ", 1)[1]
+    report = first.stdout.rsplit("the report: ", 1)[1].splitlines()[0]
     assert (project / report).is_file(), "it ends by naming the report"
     cells = nbformat.read(project / TARGET, as_version=4).cells
     assert cells[-1].outputs[0].text.startswith("smoke ")

@@ -308,7 +308,7 @@ def there_and_back(
 
 def works(profile: Profile) -> list[Edits | Inversions]:
     """What a profile needs."""
-    if not profile.edits:
+    if not profile.edits or "55_figure6_editing" not in profile.notebooks:
         return []
     sets = [Edits(profile.edits_model, name, profile.edits, profile.edit_steps) for name in STARTS]
     return [*sets, Inversions(profile.edits_model, profile.inverted, profile.edit_steps)]

@@ -249,7 +249,7 @@ def has_twins(profile: Profile) -> bool:
 
 def works(profile: Profile) -> list[Masses]:
     """What a profile needs of this kind. Twins are portrayed in the embedded world's own profiles only."""
-    own = profile.notebooks.get("05_figure1_misalignment", {})
+    own = profile.notebooks.get("05_figure1_misalignment", {"models": []})
     models = own.get("models", MODELS_TURNED)
     needed = [turned(model, profile) for model in models if not model.startswith("toy-") or is_made(model)]
     if has_twins(profile):

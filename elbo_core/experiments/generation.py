@@ -302,6 +302,8 @@ def works(profile: Profile) -> list[Generation]:
     if not settings:
         return []
     models, sets = settings.pop("models"), [name for name in settings.pop("sets") if set_is_there(name)]
+    if profile.images is not None:
+        settings["prompts"] = min(settings["prompts"], profile.images)  # IMAGES=4 asks for little of everything
     return [
         Generation(model, name, batch, **settings)
         for model, batches in models.items()

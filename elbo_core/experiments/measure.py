@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from elbo_core.experiments.pool import Outcome, cores, measure_all, todo_of
+from elbo_core.experiments.pool import Outcome, cores, measure_all, shard, todo_of
 from elbo_core.experiments.profiles import PROFILES, get_profile
 from elbo_core.experiments.transfer import pack, unpack
 from elbo_core.experiments.work import KINDS, Work, all_works, title
@@ -85,7 +85,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="only these, in this order; all by default")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="only these, in this order; all by default")
     parser.add_argument("--processes", type=int, default=cores(), help="a core each by default")
-    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th item from the I-th")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="every N-th item from the I-th")
     parser.add_argument("--time-limit", type=float, default=float("inf"), metavar="SECONDS", help="then stop")
     parser.add_argument("--store", type=Path, default=RUNS, help="where the run stores lie")
     parser.add_argument("--list", action="store_true", help="say what is missing and measure nothing")
@@ -94,13 +94,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--unpack", type=Path, nargs="+", metavar="FILE", help="add such files to the store, no more")
     return parser.parse_args(arguments)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    rank, _, size = text.partition("/")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise argparse.ArgumentTypeError(f"a shard I/N needs whole numbers, 0 <= I < N, got {text!r}")
-    return int(rank), int(size)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ networks leave it idle most of the time.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import os
@@ -59,6 +60,18 @@ class Outcome:
     measured: int = 0
     left: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Which of how many processes, as a command line says it: "0/4".
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such share.
+    """
+    rank, _, size = text.partition("/")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise argparse.ArgumentTypeError(f"a shard I/N needs whole numbers, 0 <= I < N, got {text!r}")
+    return int(rank), int(size)
 
 
 def cores() -> int:

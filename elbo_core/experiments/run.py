@@ -27,7 +27,7 @@ from elbo_core.datasets import Dataset, open_dataset
 from elbo_core.diffusion.denoiser import Denoiser
 from elbo_core.diffusion.fingerprint import model_fingerprint, pipeline_fingerprint
 from elbo_core.errors import MeasurementError, ModelAccessError, StoreError
-from elbo_core.experiments.pool import measure_here
+from elbo_core.experiments.pool import measure_here, shard
 from elbo_core.experiments.records import COLUMNS, Evaluation, read_evaluation, to_records, undefined_record
 from elbo_core.experiments.rows import BATCHES, Row, plan_of, rows_of
 from elbo_core.experiments.store import Store
@@ -289,7 +289,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", default="models", help=f"rows to measure: {', '.join(BATCHES)}")
     parser.add_argument("--store", type=Path, default=RUNS)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--shard", type=_shard, help="I/N: every N-th image from the I-th, without accelerate")
+    parser.add_argument("--shard", type=shard, help="I/N: every N-th image from the I-th, without accelerate")
     return parser.parse_args(arguments)
 
 
@@ -297,13 +297,6 @@ def _number(text: str) -> int | None:
     if text != "all" and (not text.isdecimal() or int(text) < 1):
         raise argparse.ArgumentTypeError(f'a number of images must be 1 or more, or "all", got {text!r}')
     return None if text == "all" else int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    rank, _, size = text.partition("/")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise argparse.ArgumentTypeError(f"a shard I/N needs whole numbers, 0 <= I < N, got {text!r}")
-    return int(rank), int(size)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def batches(
     emphasis, schedule = emphasis_of(denoiser, course), denoiser.schedule
 
     def draw(step: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, ...]:
-        index = rng.choice(easy if step < course.easy_share * plan.steps else everything, course.batch, replace=False)
+        offered = easy if step < course.easy_share * plan.steps else everything
+        index = rng.choice(offered, course.batch, replace=len(offered) < course.batch)
         tokens = bank[index, rng.integers(TELLINGS, size=course.batch)]
         tokens[rng.random(course.batch) < CAPTION_DROPOUT] = silence
         clean = torch.from_numpy(latents[index]).float()

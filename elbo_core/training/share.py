@@ -21,6 +21,16 @@ def share_parts(models: Path) -> None:
                 _link(part, original)
 
 
+def part_from(folder: Path) -> None:
+    """Give each pipeline that links to parts of the one in `folder` copies of its own, before those change. What stays
+    equal is joined again by `share_parts`."""
+    for link in folder.parent.glob("*/*"):
+        if link.is_symlink() and link.resolve().parent == folder.resolve():
+            original = link.resolve()
+            link.unlink()
+            shutil.copytree(original, link)
+
+
 def _content(part: Path) -> frozenset:
     return frozenset((path.name, path.read_bytes()) for path in part.iterdir() if path.is_file())
 

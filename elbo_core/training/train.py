@@ -38,7 +38,7 @@ from elbo_core.training.corpus import (
     TrainingSet,
 )
 from elbo_core.training.fit import History, TrainingPlan, pick_device
-from elbo_core.training.share import share_parts
+from elbo_core.training.share import part_from, share_parts
 from elbo_core.training.train_diffusion import (
     BINDING,
     COMPOSED_PLAN,
@@ -367,7 +367,8 @@ def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Half precision on disk, single precision once loaded with plain `from_pretrained`."""
+    """Half precision on disk, single precision once loaded with plain `from_pretrained`. No other model changes."""
+    part_from(folder)
     for part in folder.glob("*"):
         if part.is_symlink():
             part.unlink()  # else its target, another model's part, would be written
@@ -389,8 +390,11 @@ TRACES = {
 
 def _drop_traces(config: Path) -> None:
     content = json.loads(config.read_text())
-    if TRACES & set(content):
-        config.write_text(json.dumps({k: v for k, v in content.items() if k not in TRACES}, indent=2) + "\n")
+    clean = {key: value for key, value in content.items() if key not in TRACES}
+    if config.name == "tokenizer.json":
+        clean |= {"padding": None, "truncation": None}  # of the last call, too
+    if clean != content:
+        config.write_text(json.dumps(clean, indent=2, ensure_ascii=False) + "\n")
 
 
 def _load_in_single_precision(config: Path) -> None:

@@ -145,7 +145,8 @@ def train_diffusion(
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         at_first = step < course.easy_share * plan.steps
-        index = rng.choice(easy if at_first else everything, course.batch, replace=False)
+        offered = easy if at_first else everything
+        index = rng.choice(offered, course.batch, replace=len(offered) < course.batch)
         style = replace(course.captions, incomplete=0.0) if at_first else course.captions
         captions = [random_caption(rng, specs[i], style) for i in index]
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]

@@ -37,6 +37,11 @@ def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def test_no_two_modules_of_tests_have_one_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names), "pytest imports a module by its name alone"
+
+
 @pytest.mark.parametrize("name", TOP_LEVEL.split())
 def test_top_level(name):
     assert (ROOT / name).exists()

@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = get_profile(options.profile)
         print(what_is_missing(profile), flush=True)
-        if not parameters(profile):
-            return 1
+        if not any({"model", "models"} & set(own) for own in parameters(profile).values()):
+            return 1  # what reads no model is about no profile
         write(profile, ROOT / "build" / profile.name / "parameters")
         _measure_and_check(profile, options)
         _run_notebooks(profile)
@@ -55,7 +55,7 @@ def _measure_and_check(profile, options: argparse.Namespace) -> None:
     """Have all measurements that the notebooks read, and know that those that are shipped are right."""
     from elbo_core.experiments import recheck
     from elbo_core.experiments.pool import cores, measure_all, raise_first, todo_of
-    from elbo_core.experiments.shipped import read_manifest, uncovered
+    from elbo_core.experiments.shipped import is_shipped, read_manifest, uncovered
     from elbo_core.experiments.work import all_works
 
     works = all_works(profile)
@@ -63,7 +63,7 @@ def _measure_and_check(profile, options: argparse.Namespace) -> None:
     anew = sum(map(len, todo.values()))
     total = sum(len(work.contents()) for work in works)
     if anew:
-        if MEASURED is not None and profile.as_committed and read_manifest()["works"]:
+        if MEASURED is not None and profile.as_committed and any(map(is_shipped, works)):
             print("\n".join(["SHIPPED MEASUREMENTS DO NOT FIT:", *map(str, uncovered(todo))]), flush=True)
         print(f"measuring {anew} of {total} items on {cores()} cores{_about(anew, total)}", flush=True)
         raise_first(measure_all(todo, cores()))

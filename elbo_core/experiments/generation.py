@@ -294,12 +294,13 @@ def _scorer_hash(name: str) -> str:
 
 
 def works(profile: Profile) -> list[Generation]:
-    """What a profile's `generation` asks for, of the models and prompt sets that are on this machine.
+    """What a profile's `generation` asks for, of the models and prompt sets that are on this machine; nothing without
+    the CLIP that scores.
 
     Its entries: models, each with its batches; sets; prompts of each set; seeds of each prompt; steps; clip; judge.
     """
     settings = dict(profile.generation)
-    if not settings:
+    if not settings or missing_scorer(settings["clip"]):
         return []
     models, sets = settings.pop("models"), [name for name in settings.pop("sets") if set_is_there(name)]
     if profile.images is not None:
@@ -311,6 +312,16 @@ def works(profile: Profile) -> list[Generation]:
         for batch in batches
         for name in sets
     ]
+
+
+@functools.cache
+def missing_scorer(clip: str) -> str:
+    """Why a CLIP cannot be had; an empty text if it can."""
+    try:
+        ClipScore.check(clip)
+    except (ModelAccessError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def set_is_there(name: str) -> bool:

@@ -33,6 +33,18 @@ class ClipScore:
         processor = CLIPImageProcessorPil.from_pretrained(place, revision=revision)
         return cls(parts[0].float().to(device), parts[1], processor)
 
+    @staticmethod
+    def check(name: str) -> None:
+        """Whether a CLIP is there; of a hub's, at most the configuration is downloaded.
+
+        Raises:
+            FileNotFoundError, ModelAccessError, OSError: it cannot be found or read.
+        """
+        from transformers import CLIPConfig
+
+        place, revision = locate(name)
+        CLIPConfig.from_pretrained(place, revision=revision)
+
     @torch.no_grad()
     def __call__(self, pictures: np.ndarray, prompts: Sequence[str], batch: int = 64) -> Tensor:
         """Scores [B] of pictures uint8 [B, H, W, 3] and their prompts, which are cut to what the model reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from papermill import inspect_notebook
 
 from elbo_core.datasets import mirrored
 from elbo_core.diffusion.registry import REGISTRY
+from elbo_core.experiments import forecast, generation
 from elbo_core.experiments.forecast import USES
 from elbo_core.experiments.profiles import PROFILES, get_profile, read_profiles
 from elbo_core.experiments.rows import BATCHES
@@ -82,6 +84,17 @@ def test_sets_that_are_not_there_are_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv("ELBO_DATA", str(tmp_path))
     profile = get_profile("paper")
     assert (profile.datasets, profile.extent) == ((), "all images")
+
+
+def test_generated_pictures_are_left_out_without_the_clip_that_scores_them():
+    toy = PROFILES["toy"]
+    there = replace(toy, generation={**toy.generation, "clip": "toy-clip"})
+    gone = replace(toy, generation={**toy.generation, "clip": "toy-clop"})
+    assert forecast.GENERATED in forecast.parameters(there)
+    assert set(forecast.parameters(there)) - set(forecast.parameters(gone)) == {forecast.GENERATED}
+    assert "toy-clop" in forecast.missing_models(gone)["toy-clop"]
+    assert generation.works(there)
+    assert not generation.works(gone)
 
 
 def test_a_profile_is_a_file(tmp_path):

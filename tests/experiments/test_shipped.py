@@ -57,6 +57,11 @@ def test_what_is_shipped_is_read_and_not_measured(works, manifest, tmp_path, hom
     assert json.loads((home / "manifest.json").read_text()) == manifest
 
 
+def test_a_work_of_which_nothing_was_shipped_is_known(works, manifest, home):
+    assert all(shipped.is_shipped(work, home) for work in works)
+    assert not shipped.is_shipped(replace(works[0], model="m3"), home)
+
+
 def test_what_is_not_whole_is_not_shipped(works, tmp_path, home):
     works[0].measure(works[0].store(tmp_path / "runs"), range(4))
     with pytest.raises(StoreError, match="m1 numbers squares lacks 2 of 6 items; measure them first"):

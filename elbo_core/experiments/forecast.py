@@ -48,12 +48,15 @@ USES: dict[str, dict[str, tuple[str, ...]]] = {
     "75_figure7_gamma": {"model": ("ablations",)},
     "80_table8_constant_score": {"models": ("models",)},
     "90_table9_attention_timesteps": {"models": ("attention",)},
-    "92_evidence": {"models": ("models", "evidence")},
+    "92_evidence": {"models": ("evidence",)},
     "95_text_vs_code": {"model": ("ablations", "text")},
     "98_claims": {"model": ("models", "ablations", "estimators", "baselines"), "models": ("off and on", "evidence")},
 }
 """By notebook, the batches of rows (`rows.BATCHES`) that it measures: with its `model`, with that on the development
 split, with each of its `models`, and with each of those on the set of Table IV."""
+
+GENERATED = "50_table5_composition"
+"""The notebook that reads what the profile's `generation` asks for."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ def parameters(profile: Profile) -> dict[str, Parameters]:
     """For each notebook that can run, all its parameters; the profile's datasets must be there (`get_profile`)."""
     missing = missing_models(profile)
     chosen = {name: _without(own, missing) for name, own in asked(profile).items()}
-    return {name: own for name, own in chosen.items() if own is not None and _has_data(name, profile)}
+    return {
+        name: own for name, own in chosen.items()
+        if own is not None and _has_data(name, profile) and _has_scorer(name, missing, profile)
+    }  # fmt: skip
 
 
 @functools.cache
@@ -83,6 +89,11 @@ def _defaults(notebook: str) -> Parameters:
     return {
         line.targets[0].id: ast.literal_eval(line.value) for line in assigned if isinstance(line.targets[0], ast.Name)
     }
+
+
+def _has_scorer(name: str, missing: Mapping[str, str], profile: Profile) -> bool:
+    """Whether a notebook of generated pictures has the CLIP that scores them."""
+    return name != GENERATED or profile.generation.get("clip") not in missing
 
 
 def asked(profile: Profile) -> dict[str, Parameters]:
@@ -108,8 +119,9 @@ def _without(own: Parameters, missing: Mapping[str, str]) -> Parameters | None:
 
 
 def missing_models(profile: Profile) -> dict[str, str]:
-    """Why a model that the profile's notebooks name cannot be loaded, by model."""
+    """Why a model that the profile's notebooks name, or the CLIP that scores, cannot be loaded, by model."""
     from elbo_core.diffusion.models import check  # diffusers takes seconds to import
+    from elbo_core.experiments.generation import missing_scorer
 
     reasons = {}
     for model in models_of(profile):
@@ -117,7 +129,8 @@ def missing_models(profile: Profile) -> dict[str, str]:
             check(model)
         except (ModelAccessError, UnsupportedModelError, FileNotFoundError) as error:
             reasons[model] = str(error)
-    return reasons
+    clip = profile.generation.get("clip")
+    return reasons | ({clip: reason} if clip and (reason := missing_scorer(clip)) else {})
 
 
 def models_of(profile: Profile) -> list[str]:

@@ -182,10 +182,10 @@ def phrases(recipe: Recipe) -> list[Row]:
 
 
 def beside_evidence(recipe: Recipe) -> list[Row]:
-    """What evidence is compared and combined with: Algorithm 1 off and on, its score from the loss of leaving out, and
-    the product of evidence and attention."""
+    """What evidence is compared and combined with: Algorithm 1 off and on, its score from fewer timesteps and from the
+    loss of leaving out, and the product of evidence and attention."""
     product = EvidenceTimesAttention(reading=recipe.off())
-    return [*_algorithm_1(recipe), Row("evidence x attention", method=product)]
+    return [*_algorithm_1(recipe), *fewer_timesteps(recipe), Row("evidence x attention", method=product)]
 
 
 def _algorithm_1(recipe: Recipe) -> list[Row]:

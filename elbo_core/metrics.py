@@ -149,16 +149,18 @@ class Sums:
 def pool(counts: Stack, weights: np.ndarray) -> Sums:
     """Sums over images, each as often as `weights` [R, n_images] say."""
     shape = (len(weights), counts.n_labels + 1)
-    won, right, true = np.zeros((*shape, BINS)), np.zeros((*shape, BINS)), np.zeros(shape)
+    predicted, right, true = np.zeros((*shape, BINS - 1)), np.zeros((*shape, BINS - 1)), np.zeros(shape)
+    everything = np.zeros(len(weights))
+    above = [_at_least(part.astype(np.float64)) for part in (counts.won, counts.right)]  # of each line, not resample
     for label in np.unique(counts.label):
         lines = counts.label == label
         often = weights[:, counts.image[lines]].astype(np.float64)
-        won[:, label], right[:, label], true[:, label] = (
-            often @ part[lines] for part in (counts.won, counts.right, counts.true)
-        )
-    background = right[:, 0].copy()
-    right[:, 0] = 0
-    predicted, right, true = confusion(Counts(won, right, true, background))
+        predicted[:, label], right[:, label] = (often @ part[lines] for part in above)
+        true[:, label] = often @ counts.true[lines]
+        everything += often @ counts.won[lines].sum(axis=1)
+        if label == 0:  # `right` holds the background's pixels there, which are right below the threshold
+            right[:, 0] = (often @ counts.right[lines].sum(axis=1))[:, None] - right[:, 0]
+    predicted[:, 0] = everything[:, None] - predicted[:, 1:].sum(axis=1)
     return Sums(predicted, right, true[..., None])
 
 
@@ -189,8 +191,11 @@ class Metric:
 
     def __call__(self, sums: Sums) -> np.ndarray:
         """In percent, [R, 99]."""
-        values = per_label(sums, self.per_label)[:, 0 if self.background else 1 :]
-        return np.nansum(values, axis=1) / np.maximum(np.isfinite(values).sum(axis=1), 1)
+        first = 0 if self.background else 1
+        numerator, denominator = PER_LABEL[self.per_label](sums)  # both are 0 for a label that does not occur
+        values = numerator[:, first:] / np.maximum(denominator[:, first:], 1)
+        occurs = (sums.predicted + sums.true > 0)[:, first:]
+        return 100 * values.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
 
 
 METRICS = {

@@ -54,7 +54,7 @@ def _differences(evaluations: Evaluations, rivals: Mapping[RowId, Sequence[RowId
     records = []
     for model, sets in evaluations.items():
         for name, evaluation in sets.items():
-            of = functools.partial(_measured_row, evaluation, profile)
+            of = functools.cache(functools.partial(_measured_row, evaluation, profile))
             for (reading, row), others in rivals.items():
                 number = (of((reading, row)) - Measured.best([of(other) for other in others])).estimate
                 place = [model, name, reading, row, "lead_gain", np.nan]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from elbo_core.experiments.cost import Cost
 from elbo_core.experiments.rows import BATCHES, evaluations
+from elbo_core.methods.plan import ELBO_TIMESTEPS
 from elbo_core.paths import FIGURES
 
 PICTURES = {"VOC": 1449, "Context": 5104, "COCO": 5000, "ADE20K": 2000}
@@ -27,25 +28,34 @@ def called(cost: Cost) -> str:
 
 
 def ten_classes(costs: Sequence[Cost]) -> list[Cost]:
-    """Those of a picture with ten classes and the default timesteps."""
-    return [cost for cost in costs if (cost.classes, cost.timesteps) == (10, 20)]
+    """Those of a picture with ten classes: of each model, precision and machine the one with the most timesteps."""
+    chosen = sorted((cost for cost in costs if cost.classes == 10), key=lambda cost: cost.timesteps)
+    most = {(cost.model, cost.dtype, cost.machine): cost for cost in chosen}
+    return [cost for cost in costs if cost in most.values()]
+
+
+def one_at_a_time(costs: Sequence[Cost]) -> list[Cost]:
+    """Those of a picture with ten classes where the network does one pass at a time."""
+    return [cost for cost in costs if (cost.classes, cost.batch) == (10, 1)]
 
 
 def table_of(costs: Sequence[Cost]) -> pd.DataFrame:
-    """One line per model and machine, for a picture with ten classes."""
+    """One line per model, machine and batch, for a picture with ten classes."""
     return pd.DataFrame(
         {
             "model": called(cost),
             "machine": cost.machine,
             "precision": cost.dtype,
             "parameters, M": round(cost.parameters / 1e6),
+            "batch": cost.batch,
+            "evaluations": cost.evaluations,
             "one pass, ms": 1000 * cost.seconds_pass,
             "picture, s": cost.seconds,
             "in the network, %": 100 * share_in_network(cost),
             "memory, GiB": cost.bytes_peak / 2**30,
             "over one pass, %": 100 * (cost.memory_ratio - 1),
         }
-        for cost in ten_classes(costs)
+        for cost in [*ten_classes(costs), *one_at_a_time(costs)]
     )
 
 
@@ -61,17 +71,21 @@ def alone(cost: Cost, batch: str) -> float:
 
 
 def draw_memory(costs: Sequence[Cost]) -> Figure:
-    """Memory of a picture with ten classes beside that of a forward pass at the same batch, by model."""
-    chosen = ten_classes(costs)
-    figure, axis = plt.subplots(figsize=(7, 0.5 + 0.45 * len(chosen)))
+    """Memory of a picture with ten classes beside that of a forward pass at the same batch, by model and batch."""
+    full, single = ten_classes(costs), one_at_a_time(costs)
+    chosen = [*full, *single]
+    figure, axis = plt.subplots(figsize=(7.5, 1.0 + 0.45 * len(chosen)), layout="constrained")
     places, colors = range(len(chosen)), sns.color_palette("colorblind")
-    axis.barh(places, [100 * (cost.memory_ratio - 1) for cost in chosen], color=colors[0])
+    bars = axis.barh(places, [100 * (cost.memory_ratio - 1) for cost in chosen], color=colors[0])
+    axis.bar_label(bars, fmt="%.1f", padding=3)
+    axis.margins(x=0.1)
     axis.axvline(100 * LITTLE, color=colors[3], linestyle="--", label=f"little more: {LITTLE:.0%}")
-    axis.set_yticks(places, [f"{called(cost)}, {cost.dtype}" for cost in chosen])
+    axis.set_yticks(places, [f"{called(cost)}, {cost.dtype}, batch {cost.batch}" for cost in chosen])
     axis.invert_yaxis()
-    axis.set(xlabel="memory beyond a forward pass of the same batch, %", xlim=(0, 100 * LITTLE + 2))
-    worst = max(chosen, key=lambda cost: cost.memory_ratio)
-    axis.set_title(f"Ten classes need at most {worst.memory_ratio - 1:.0%} more memory than one forward pass")
+    axis.set_xlabel("memory beyond a forward pass of the same batch, %")
+    worst = max(full, key=lambda cost: cost.memory_ratio)
+    more = 100 * (worst.memory_ratio - 1)
+    axis.set_title(f"In batches of {worst.batch}: at most {more:.0f} % more than one forward pass")
     axis.legend()
     return figure
 
@@ -100,13 +114,14 @@ def _usual(name: str) -> int:
     return {"classes": 10, "timesteps": 20}[name]
 
 
-def whole_sets(cost: Cost, classes: float = 3.0, gpus: Sequence[int] = (1, 8, 64)) -> pd.Series:
-    """An estimate: hours for all pictures of the paper's four sets with one model, by number of GPUs; from the seconds
-    of a picture with ten classes, scaled to `classes` a picture in the mean."""
+def whole_sets(cost: Cost, classes: float = 3.0, counts: Sequence[int] = (1, 8, 64)) -> pd.Series:
+    """An estimate: hours for all pictures of the paper's four sets with one model, by number of GPUs or cores; from the
+    seconds of a picture with ten classes, scaled to `classes` a picture in the mean and the default timesteps."""
     fixed = cost.evaluations - cost.classes * cost.timesteps
-    share = (fixed + classes * cost.timesteps) / cost.evaluations
+    share = (fixed + classes * len(ELBO_TIMESTEPS)) / cost.evaluations
     seconds = sum(PICTURES.values()) * cost.seconds * share
-    return pd.Series({f"{count} GPU{'s' if count > 1 else ''}": seconds / 3600 / count for count in gpus})
+    unit = "GPU" if cost.device == "cuda" else "core"
+    return pd.Series({f"{count} {unit}{'s' if count > 1 else ''}": seconds / 3600 / count for count in counts})
 
 
 def memory_headroom(costs: Sequence[Cost], model: str) -> float:

@@ -46,6 +46,12 @@ def test_reports_put_costs_together():
     assert hours["1 GPU"] == pytest.approx(13553 * 4 / 3600)
     assert hours["8 GPUs"] == pytest.approx(hours["1 GPU"] / 8)
     assert list(table_of([COST, replace(COST, classes=2)])["over one pass, %"]) == [pytest.approx(5)]
+    assert list(whole_sets(replace(COST, device="cpu"))) == pytest.approx(list(whole_sets(COST)))
+    assert list(whole_sets(replace(COST, device="cpu")).index) == ["1 core", "8 cores", "64 cores"]
+    one_timestep = replace(COST, timesteps=1, evaluations=20, seconds=4 * 20 / 210)
+    assert whole_sets(one_timestep, classes=3)["1 GPU"] == pytest.approx(whole_sets(COST, classes=3)["1 GPU"])
+    assert list(table_of([one_timestep, COST])["evaluations"]) == [210]
+    assert list(table_of([COST, replace(one_timestep, batch=1)])["batch"]) == [32, 1]
 
 
 def test_full_size_models_have_the_originals_sizes():

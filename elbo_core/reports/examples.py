@@ -76,7 +76,8 @@ def example_pictures(
     dataset = dataset or _most_crowded(evaluations[model], profile.datasets)
     evaluation = evaluations[model][dataset]
     rows = {found.name: found for batch in batches for found in rows_of(batch) if found.reading == reading}
-    chosen, data = extremes(evaluation, row, over, reading), open_dataset(dataset, "test", profile.images)
+    chosen = extremes(evaluation, row, over, reading)
+    data = open_dataset(dataset, "test", 1 + max(example.index for example in chosen))
     scenes = [data.read(example.index) for example in chosen]
     masks = _masks(model, scenes, (rows[over], rows[row]), evaluation)
     figure = _draw(scenes, masks, chosen, (over, row))

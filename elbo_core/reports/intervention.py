@@ -282,6 +282,14 @@ def caption_effect(panel: pd.DataFrame, response: str, profile: Profile) -> Meas
     return Measured(float(change.mean()), weights @ change / weights.sum(axis=1))
 
 
+def seed_spread(panel: pd.DataFrame, response: str) -> float:
+    """By how much twins of the same lessons differ for a class, on average over classes, if only their seeds differ;
+    NaN where there is one seed. panel: of one reading, of all twins."""
+    alike = panel[~panel.incomplete].groupby(["twin", "class"])[response]
+    spread = (alike.max() - alike.min())[alike.count() > 1]
+    return float(spread.mean())
+
+
 def long_tail(twins: Sequence[str], profile: Profile, root: Path = RUNS) -> dict[tuple[str, str], Measured]:
     """For the ledger: by claim and reading, the effect of a tenfold frequency on IoU, and minus its effect on the gain
     of calibration. Nothing, if fewer than two twins of a seed are there."""

@@ -38,7 +38,8 @@ RESPONSES: dict[str, Response] = {
     "inside": Response("heatmap inside the target (%)", lambda lines: 100 * lines.inside),
     "raw_inside": Response("attention inside the target (%)", lambda lines: 100 * lines.raw_inside),
     "density": Response(
-        "attention on the target, times its area's share", lambda lines: lines.raw_inside * IMAGE_SIZE**2 / lines.area
+        "attention on the target, divided by its area's share",
+        lambda lines: lines.raw_inside * IMAGE_SIZE**2 / lines.area,
     ),
     "peak": Response("highest attention (%)", lambda lines: 100 * lines.peak),
     "hit": Response("peak on the target (% of scenes)", lambda lines: 100.0 * lines.hit),

@@ -150,6 +150,13 @@ def test_captions_change_what_they_change():
     assert np.isnan(intervention.caption_effect(lines[~lines.incomplete], "iou", PROFILE).value)
 
 
+def test_seeds_are_compared_within_a_kind_of_twin():
+    lines = panel(twins=("toy-twin-zipf", "toy-twin-uniform", "toy-twin-incomplete", "toy-twin-zipf-again"))
+    lines.loc[lines.model == "toy-twin-zipf-again", "iou"] = lines.loc[lines.model == "toy-twin-zipf", "iou"].values + 4
+    assert intervention.seed_spread(lines, "iou") == pytest.approx(4)
+    assert np.isnan(intervention.seed_spread(lines[lines.model != "toy-twin-zipf-again"], "iou"))
+
+
 def test_effects_list_every_response_once_for_a_reading():
     table = intervention.effects(compared(panel()), PROFILE)
     assert set(table.response) == {"iou", "gain"}

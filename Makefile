@@ -38,9 +38,9 @@ env: $(ENV) ## build the environment (.venv, or the active conda one)
 
 # A .venv that another Python or an interrupted start has left half-made is made anew.
 .venv/installed: requirements.lock pyproject.toml
-	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON3)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON3) is no Python 3.11 or later; name one: make PYTHON3=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@.venv/bin/python -m pip --version > /dev/null 2>&1 || { rm -rf .venv; $(PYTHON3) -m venv .venv; }
+	@.venv/bin/python -m pip --version > /dev/null 2>&1 || { rm -rf .venv; "$(PYTHON3)" -m venv .venv; }
 	@echo "Installing the packages of requirements.lock into .venv: about two minutes, the first time only"
 	.venv/bin/python $(INSTALL) -r requirements.lock
 	.venv/bin/python $(INSTALL) --no-deps --editable .

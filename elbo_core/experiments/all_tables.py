@@ -31,14 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     warm.warm_up()  # its imports go on beside those of this process
     from elbo_core.errors import MeasurementError, StoreError
-    from elbo_core.experiments.forecast import parameters, what_is_missing, write
+    from elbo_core.experiments.forecast import can_run, what_is_missing, write
     from elbo_core.experiments.profiles import get_profile
 
     try:
         profile = get_profile(options.profile)
         print(what_is_missing(profile), flush=True)
-        if not any({"model", "models"} & set(own) for own in parameters(profile).values()):
-            return 1  # what reads no model is about no profile
+        if not can_run(profile):
+            return 1
         write(profile, ROOT / "build" / profile.name / "parameters")
         _measure_and_check(profile, options)
         _run_notebooks(profile)

@@ -80,6 +80,13 @@ def parameters(profile: Profile) -> dict[str, Parameters]:
     }  # fmt: skip
 
 
+def can_run(profile: Profile) -> bool:
+    """Whether a notebook can run; in a profile whose notebooks name models, one of these."""
+    there = parameters(profile)
+    about_models = [name for name, own in asked(profile).items() if {"model", "models"} & set(own)]
+    return any(name in there for name in about_models or there)
+
+
 @functools.cache
 def _defaults(notebook: str) -> Parameters:
     """What the parameters cell of a notebook says."""
@@ -256,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         write(profile, options.write)
     if options.probe and works(profile):
         print(estimate(profile, options.probe))
-    return 0 if parameters(profile) else 1
+    return 0 if can_run(profile) else 1
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def build(profile: str, target: Path, figures: Path = COMMITTED, executed: Path 
     for one in tqdm(book, desc="notebooks", disable=None):
         page = notebook_page(notebook_of(one, executed), one, book)
         (target / "notebooks" / f"{one.stem}.html").write_text(page, encoding="utf-8")
+        _copy_pictures(page, target)
     ledger = read_ledger(folder)
     _write(target / "index.html", "index.html", profile=profile, results=results_of(book, folder, ledger),
            ledger=ledger, verdicts=["holds", "does not hold", "undecided", "not tested"],
@@ -83,6 +84,14 @@ def build(profile: str, target: Path, figures: Path = COMMITTED, executed: Path 
 
 def _write(path: Path, template: str, **values: object) -> None:
     path.write_text(ENVIRONMENT.get_template(template).render(label=label, **values), encoding="utf-8")
+
+
+def _copy_pictures(page: str, target: Path) -> None:
+    """The committed pictures that a notebook's text shows, to where its page looks for them."""
+    for place in re.findall(r'src="\.\./(figures/[^"]+)"', page):
+        if (ROOT / place).is_file():
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / place, target / place)
 
 
 def _copy_assets(assets: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pandas as pd
 import pytest
@@ -64,6 +66,8 @@ def test_the_report_of_the_committed_results(tmp_path):
     text = "".join(path.read_text() for path in index.parent.glob("*/*.html"))
     assert "cdnjs" not in text, "nothing is fetched"
     assert all(image.get("alt") for image in page.find_all("img"))
+    for place in re.findall(r'<img[^>]+src="(?!data:)([^"]+)"', text):
+        assert (index.parent / "notebooks" / place).is_file(), place
 
 
 def test_a_profile_without_results_is_named(tmp_path):

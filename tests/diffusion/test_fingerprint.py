@@ -85,8 +85,8 @@ def test_precision_is_part_of_it(folder, cache):
 
 def test_links_are_followed(folder, cache):
     before = model_fingerprint(folder, cache=cache)
-    shared = (folder / "vae").rename(folder.with_name("shared"))
-    (folder / "vae").symlink_to("../shared", target_is_directory=True)
+    shared = (folder / "vae").rename(folder.with_name("kept-once"))
+    (folder / "vae").symlink_to("../kept-once", target_is_directory=True)
     assert model_fingerprint(folder, cache=cache) == before
     CHANGES["weight of the VAE"](folder)
     assert shared.is_dir()

@@ -59,6 +59,7 @@ def plain(full_size):
 
 
 METHODS = [Recipe(), Evidence(weight="epsilon"), EvidenceTimesAttention()]
+"""The default weight of evidence looks at numbers, which tensors without numbers cannot give; its maps are as many."""
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)

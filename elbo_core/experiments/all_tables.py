@@ -55,26 +55,26 @@ def _measure_and_check(profile, options: argparse.Namespace) -> None:
     """Have all measurements that the notebooks read, and know that those that are shipped are right."""
     from elbo_core.experiments import recheck
     from elbo_core.experiments.pool import cores, measure_all, raise_first, todo_of
-    from elbo_core.experiments.shipped import is_shipped, read_manifest, uncovered
-    from elbo_core.experiments.work import all_works
+    from elbo_core.experiments.shipped import shipped_titles, uncovered
+    from elbo_core.experiments.work import all_works, title
 
     works = all_works(profile)
     todo = todo_of(works)
     anew = sum(map(len, todo.values()))
-    total = sum(len(work.contents()) for work in works)
+    total, titles = sum(len(work.contents()) for work in works), shipped_titles()
+    shipped = [work for work in works if title(work) in titles]
     if anew:
-        if MEASURED is not None and profile.as_committed and any(map(is_shipped, works)):
+        if MEASURED is not None and profile.as_committed and shipped:
             print("\n".join(["SHIPPED MEASUREMENTS DO NOT FIT:", *map(str, uncovered(todo))]), flush=True)
         print(f"measuring {anew} of {total} items on {cores()} cores{_about(anew, total)}", flush=True)
         raise_first(measure_all(todo, cores()))
     if MEASURED is None:
         verdict = recheck.compare_all(works)
         print(f"compared with what is shipped: {verdict}", flush=True)
-    elif anew == total or not read_manifest()["works"] or not options.items:
+    elif anew == total or not shipped or not options.items:
         verdict = recheck.Verdict(options.seed, anew, total, None)
     else:
-        known = [work for work in works if work not in todo]
-        verdict = recheck.recheck(known, options.items, options.seed)
+        verdict = recheck.recheck([work for work in shipped if work not in todo], options.items, options.seed)
         print(verdict, flush=True)
     verdict.raise_if_wrong()
     recheck.write_note(verdict, profile.name)

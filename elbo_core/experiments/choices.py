@@ -16,17 +16,14 @@ from elbo_core.paths import RUNS
 MODEL, BATCH, SPLIT = "toy-sd15", "evidence choices", "choice"
 SCENES = 40
 """Of each set."""
-FEW = 16
-"""A profile of fewer pictures only tries the code."""
 
 
 def works(profile: Profile) -> list[Segmentation]:
-    """The rows to choose from: in the embedded world, for all that is measured later. A profile that only tries the
-    code looks at development scenes that have been seen already."""
+    """The rows to choose from: in the embedded world, for all that is measured later. A rehearsal
+    looks at development scenes that have been seen already."""
     if "92_evidence" not in profile.notebooks:
         return []
-    tries = profile.images is not None and profile.images < FEW
-    scenes, split = (profile.images, "dev") if tries else (SCENES, SPLIT)
+    scenes, split = (profile.images, "dev") if profile.is_rehearsal else (SCENES, SPLIT)
     return [Segmentation(MODEL, name, BATCH, scenes, split) for name in profile.datasets if name in TOY_SETS]
 
 

@@ -17,7 +17,7 @@ from elbo_core.captions import TEMPLATE
 from elbo_core.diffusion.fingerprint import model_fingerprint
 from elbo_core.errors import MeasurementError
 from elbo_core.experiments.keys import key_text, short_hash
-from elbo_core.experiments.masses import bases, finish, has_twins, portrayed, twins_of
+from elbo_core.experiments.masses import finish, has_twins, portrayed, twins_of
 from elbo_core.experiments.profiles import Profile
 from elbo_core.experiments.store import Store
 from elbo_core.experiments.work import lacking, loaded
@@ -105,9 +105,8 @@ def draw_class(pipeline, judge: Judge, name: str, pictures: int) -> list[dict]:
 
 
 def drawn(model: str, profile: Profile) -> Drawn:
-    """The work that lets a model draw every class that the profile portrays: 20 pictures, or 2 if it has few images."""
-    few = bases(profile) < PICTURES
-    return Drawn(model, 2 if few else PICTURES, portrayed(profile))
+    """The work that lets a model draw every class that the profile portrays: 10 pictures, or 2 in a rehearsal."""
+    return Drawn(model, 2 if profile.is_rehearsal else PICTURES, portrayed(profile))
 
 
 def works(profile: Profile) -> list[Drawn]:

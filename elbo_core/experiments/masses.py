@@ -50,9 +50,7 @@ from elbo_core.training.twins import FIRST_TWINS, TWINS
 MODELS_TURNED = ("toy-sd15", "toy-sd21", "toy-sd35")
 """Those whose heatmaps are followed through the manipulations: two objectives, a UNet and a transformer."""
 BASES, LAYOUTS = 40, 6
-FEW = 16
-"""A profile of fewer images is a rehearsal: it turns few scenes, portrays every fourth class, and compares the twins of
-one seed only."""
+"""A rehearsal turns few scenes, portrays every fourth class, and compares the twins of one seed only."""
 ROWS: list[Row] = [row for row in BATCHES["models"] if row.name in ("off", "on")]
 """Calibration off and on, in both readings of the attention."""
 MEASURE = "masses 1"
@@ -207,8 +205,8 @@ def iou_curves(heatmaps, scene: Scene) -> np.ndarray:
 
 
 def bases(profile: Profile) -> int:
-    """The number of base scenes: 40, or a quarter of the profile's images if it has fewer than `FEW`."""
-    return BASES if profile.images is None or profile.images >= FEW else max(1, profile.images // 4)
+    """The number of base scenes: 40, or a quarter of the profile's images in a rehearsal."""
+    return max(1, (profile.images or 0) // 4) if profile.is_rehearsal else BASES
 
 
 def layouts(profile: Profile) -> int:
@@ -218,7 +216,7 @@ def layouts(profile: Profile) -> int:
 
 def portrayed(profile: Profile) -> tuple[str, ...]:
     """The classes that are portrayed: all, or every fourth in a rehearsal."""
-    return THINGS if bases(profile) == BASES else THINGS[::4]
+    return THINGS[::4] if profile.is_rehearsal else THINGS
 
 
 def turned(model: str, profile: Profile) -> Masses:
@@ -238,7 +236,7 @@ def is_made(model: str) -> bool:
 
 def twins_of(profile: Profile) -> list[str]:
     """The twins that are trained, in the order of `TWINS`; those of one training seed in a rehearsal."""
-    wanted = TWINS if bases(profile) == BASES else FIRST_TWINS
+    wanted = FIRST_TWINS if profile.is_rehearsal else TWINS
     return [name for name in wanted if is_made(name)]
 
 

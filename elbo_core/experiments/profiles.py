@@ -12,6 +12,9 @@ import yaml
 from elbo_core.datasets import is_there
 from elbo_core.paths import DATA
 
+FEW = 16
+"""A profile of fewer images is a rehearsal."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -47,6 +50,11 @@ class Profile:
     def images_of(self, batch: str) -> int | None:
         """How many scenes of each set a batch of rows (`rows.BATCHES`) is measured on."""
         return self.more_images.get(batch, self.images)
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether it has so few images that it only tries the code (`FEW`)."""
+        return self.images is not None and self.images < FEW
 
     @property
     def as_committed(self) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from elbo_core.errors import MeasurementError
 from elbo_core.experiments.pool import cores, measure_all, raise_first
-from elbo_core.experiments.shipped import HOME, shipped_alone
+from elbo_core.experiments.shipped import HOME, distinct, naming, shipped_alone
 from elbo_core.experiments.store import Store
 from elbo_core.experiments.work import Work, lacking, title
 from elbo_core.paths import ROOT, RUNS, replace_file
@@ -145,21 +145,17 @@ def _of_work(work: Work, items: Sequence[int], first: Store, second: Store) -> l
 def _by_item(table: pa.Table, items: set[int]) -> dict[tuple[int, str], pd.DataFrame]:
     """The records of each item and method, in an order that does not depend on how they were stored."""
     keep = pa.array([index in items for index in table["index"].to_pylist()], pa.bool_())
-    frame = table.filter(keep).to_pandas()
-    names = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_key(kind)]
-    same = [name for name in names if name != "process"]  # it may have been measured twice, by two processes
-    frame = frame.drop_duplicates(same).sort_values(names, kind="stable")
+    frame = distinct(table.filter(keep)).to_pandas()
+    frame = frame.sort_values(naming(table), kind="stable")
     return dict(iter(frame.groupby(["index", "method"])))
 
 
-def _is_key(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_integer(kind)
-
-
 def _ranges(table: pa.Table) -> dict[str, float]:
-    """How far the numbers of each column lie apart."""
+    """How far the numbers of each column lie apart; of counts of pixels nobody asks."""
     found: dict[str, float] = {}
-    for name in table.column_names if "won" not in table.column_names else ():
+    if "won" in table.column_names:
+        return found
+    for name in table.column_names:
         values = _numbers(table[name].to_pylist())
         if values is not None and len(values):
             spread = float(np.ptp(values[np.isfinite(values)])) if np.isfinite(values).any() else 0.0

@@ -100,10 +100,15 @@ def _ship_run(works: Sequence[Work], root: Path, home: Path) -> dict:
     }  # fmt: skip
 
 
+def naming(records: pa.Table) -> list[str]:
+    """The columns that tell records apart: texts and whole numbers."""
+    kinds = zip(records.column_names, records.schema.types, strict=True)
+    return [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_integer(kind)]
+
+
 def distinct(records: pa.Table) -> pa.Table:
-    """Each record once, though it may be shipped already and lie in the store, too."""
-    named = [field for field in records.schema if pa.types.is_string(field.type) or pa.types.is_integer(field.type)]
-    keys = records.select([field.name for field in named if field.name != "process"]).to_pandas()
+    """Each record once, though two processes may have measured it, or it is shipped and lies in the store, too."""
+    keys = records.select([name for name in naming(records) if name != "process"]).to_pandas()
     return records.filter(pa.array(~keys.duplicated().to_numpy(), pa.bool_()))
 
 
@@ -112,17 +117,11 @@ def once_told(records: pa.Table) -> pa.Table:
     from the same ones. Other records as they are."""
     if not {"won", "losses"} <= set(records.column_names):
         return records
-    order, told, kept = np.argsort(-pc.list_value_length(records["losses"]).to_numpy(), kind="stable"), set(), set()
-    places = list(zip(records["index"].to_pylist(), records["label"].to_pylist(), strict=True))
-    for row in order:
-        if places[row] not in told:
-            told.add(places[row])
-            kept.add(int(row))
-    losses = [own if row in kept else [] for row, own in enumerate(records["losses"].to_pylist())]
-    column = records.schema.get_field_index("losses")
-    return records.set_column(
-        column, records.schema.field("losses"), pa.array(losses, records.schema.field("losses").type)
-    )
+    order = np.argsort(-pc.list_value_length(records["losses"]).to_numpy(), kind="stable")  # the longest is told
+    repeated = records.select(["index", "label"]).to_pandas().iloc[order].duplicated().sort_index()
+    losses = [[] if told else own for told, own in zip(repeated, records["losses"].to_pylist(), strict=True)]
+    field = records.schema.field("losses")
+    return records.set_column(records.schema.get_field_index("losses"), field, pa.array(losses, field.type))
 
 
 def _by_owner(works: Sequence[Work]) -> dict[Work, list[str]]:
@@ -169,9 +168,9 @@ def read_manifest(home: Path = HOME) -> dict:
         raise StoreError(f"{path} is damaged ({error}); get it anew: git checkout {path}") from error
 
 
-def is_shipped(work: Work, home: Path = HOME) -> bool:
-    """Whether something of a work was shipped, be it as it is now or not."""
-    return title(work) in {entry["title"] for entry in read_manifest(home)["works"]}
+def shipped_titles(home: Path = HOME) -> set[str]:
+    """The titles of all works of which something was shipped, be it as it is now or not."""
+    return {entry["title"] for entry in read_manifest(home)["works"]}
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ def called(cost: Cost) -> str:
 def ten_classes(costs: Sequence[Cost]) -> list[Cost]:
     """Those of a picture with ten classes: of each model, precision and machine the one with the most timesteps."""
     chosen = sorted((cost for cost in costs if cost.classes == 10), key=lambda cost: cost.timesteps)
-    most = {(cost.model, cost.dtype, cost.machine): cost for cost in chosen}
-    return [cost for cost in costs if cost in most.values()]
+    return list({(cost.model, cost.dtype, cost.machine): cost for cost in chosen}.values())
 
 
 def one_at_a_time(costs: Sequence[Cost]) -> list[Cost]:

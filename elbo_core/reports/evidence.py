@@ -72,7 +72,7 @@ def _measured_row(evaluation: Evaluation, profile: Profile, row: RowId) -> Measu
 def costs(evaluations: Evaluations, profile: Profile) -> pd.DataFrame:
     """The mIoU by the number of timesteps, the mean over models. Columns: dataset, method (`NAMED`), timesteps,
     evaluations (of the network, for a picture of the set on average), miou, low, high."""
-    plans = {row.id: row.plan for batch in ("models", "evidence") for row in rows_of(batch)}
+    plans = {row.id: row.plan for row in rows_of("evidence")}
     lines = [("evidence", "released", count, name) for count, name in COUNTS.items()]
     lines += [(title, reading, count, name) for title, (reading, _) in ALGORITHM_1.items()
               for count, name in SCORED.items()]  # fmt: skip

@@ -22,7 +22,7 @@ from elbo_core.diffusion.families import StableDiffusion
 from elbo_core.diffusion.schedule import PathPoint, broadcast
 from elbo_core.toy.describe import CaptionStyle, random_caption
 from elbo_core.toy.world import SceneSpec
-from elbo_core.training.fit import History, SplitLoss, TrainingPlan, autocast, fit
+from elbo_core.training.fit import History, SplitLoss, TrainingPlan, autocast, fit, pick
 from elbo_core.training.train_diffusion import (
     CAPTION_DROPOUT,
     EASY_CLASSES,
@@ -86,8 +86,7 @@ def batches(
     emphasis, schedule = emphasis_of(denoiser, course), denoiser.schedule
 
     def draw(step: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, ...]:
-        offered = easy if step < course.easy_share * plan.steps else everything
-        index = rng.choice(offered, course.batch, replace=len(offered) < course.batch)
+        index = pick(rng, easy if step < course.easy_share * plan.steps else everything, course.batch)
         tokens = bank[index, rng.integers(TELLINGS, size=course.batch)]
         tokens[rng.random(course.batch) < CAPTION_DROPOUT] = silence
         clean = torch.from_numpy(latents[index]).float()

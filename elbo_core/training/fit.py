@@ -155,6 +155,11 @@ def random_numbers(seed: int, step: int) -> tuple[np.random.Generator, torch.Gen
     return numbers, torch.Generator().manual_seed(int(numbers.integers(2**62)))
 
 
+def pick(rng: np.random.Generator, offered: np.ndarray, count: int) -> np.ndarray:
+    """So many of what is offered, each once as long as there are enough."""
+    return rng.choice(offered, count, replace=len(offered) < count)
+
+
 def _learner(loss_function: LossFunction, trained: list[nn.Parameter], plan: TrainingPlan) -> Learner:
     if isinstance(loss_function, SplitLoss) and loss_function.device.type == "cuda":
         return GraphLearner(loss_function, trained, plan)

@@ -22,7 +22,7 @@ from elbo_core.diffusion.schedule import PathPoint
 from elbo_core.toy.describe import COLORFUL, VARIED, CaptionStyle, random_caption
 from elbo_core.toy.world import SceneSpec
 from elbo_core.training.corpus import RenderedScenes, keep_array
-from elbo_core.training.fit import History, TrainingPlan, autocast, fit
+from elbo_core.training.fit import History, TrainingPlan, autocast, fit, pick
 from elbo_core.training.train_vae import to_tensor, weights_hash
 
 FIRST_PLAN = TrainingPlan(steps=30_000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
@@ -145,8 +145,7 @@ def train_diffusion(
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         at_first = step < course.easy_share * plan.steps
-        offered = easy if at_first else everything
-        index = rng.choice(offered, course.batch, replace=len(offered) < course.batch)
+        index = pick(rng, easy if at_first else everything, course.batch)
         style = replace(course.captions, incomplete=0.0) if at_first else course.captions
         captions = [random_caption(rng, specs[i], style) for i in index]
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]

@@ -19,7 +19,7 @@ from elbo_core.toy.render import Rendering, render
 from elbo_core.toy.shapes import SHAPES, Part, Shape
 from elbo_core.toy.textures import COLORS
 from elbo_core.toy.world import IMAGE_SIZE, THINGS, SceneSpec, SceneStyle, Thing, sample_scene
-from elbo_core.training.fit import History, TrainingPlan, fit
+from elbo_core.training.fit import History, TrainingPlan, fit, pick
 from elbo_core.training.train_vae import to_images, to_tensor, weights_hash
 
 PLANS = {
@@ -189,7 +189,7 @@ def train_judge(
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         source = decoded if rng.random() < DECODED_SHARE else drawn
-        batch = source.some(np.sort(rng.choice(len(source), BATCH, replace=len(source) < BATCH)))
+        batch = source.some(np.sort(pick(rng, np.arange(len(source)), BATCH)))
         return judge_loss(judge.network(_augmented(batch.images, rng)), batch)
 
     return fit(f"judge-{stage}", judge.network, loss, plan, checkpoints)
